@@ -1,0 +1,13 @@
+package keyring
+
+// A Caller is the process that a front end is acting for. It is a parameter,
+// never a context value: no use of a key compiles without saying who wants it.
+//
+// Under one uid it is advice for the user's eyes and choices, not a security
+// boundary.
+type Caller struct {
+	FrontEnd string // "ssh-agent", "D-Bus", "PKCS#11"
+	PID      int    // 0: not known
+	Program  string // absolute path of the executable; empty: not known
+	Process  string // the chain to show: "ssh (4711) ← git ← zsh"; sanitised
+}

@@ -1,0 +1,65 @@
+// Package prompt is the vocabulary of asking a person: a Question, its Answer,
+// and the Prompter that shows one and waits for the other.
+//
+// It deliberately knows no key, no protocol and no window: package
+// prompt/pinentry asks by running a program, and [Queue] keeps questions from
+// appearing on top of each other.
+package prompt
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/keyringd/keyringd/internal/secret"
+)
+
+// A Kind says what sort of answer a question wants.
+type Kind int
+
+const (
+	// Passphrase asks for the passphrase or PIN of something that exists.
+	Passphrase Kind = iota
+	// NewPassphrase asks for a passphrase to be chosen, and repeated.
+	NewPassphrase
+	// Confirm asks for permission. The safe answer, no, is the default.
+	Confirm
+	// Notice tells the user something and wants no answer but "seen".
+	Notice
+)
+
+// A Question is one thing to ask the user. It says who is asking and why, so
+// that a person can refuse it. All texts but Subject's quotes are shown as they
+// are, so whoever fills them in sanitises what came from outside.
+type Question struct {
+	Kind     Kind
+	Subject  string        // the key or collection, as the user knows it
+	Reason   string        // "sign in as mia", if known
+	Caller   string        // "ssh (1234) ← git ← zsh"
+	Warning  string        // what the user must know before answering, such as "last try"
+	Retry    bool          // the previous answer was wrong
+	Left     int           // tries left before we stop; 0: not limited
+	PIN      bool          // the user calls it a PIN (TPM keys), not a passphrase
+	Remember time.Duration // how long the answer will be remembered; 0: not at all
+}
+
+// An Answer is what the user said.
+type Answer struct {
+	// Passphrase is set for Passphrase and NewPassphrase. The receiver wipes it.
+	Passphrase secret.Bytes
+}
+
+// A Prompter asks the user one question and waits for the answer. Cancelling
+// ctx takes the question off the screen. Errors wrap [ErrDismissed] (the user
+// said no) or [ErrUnavailable] (there is nobody to ask), or are ctx's.
+// Implementations may be called concurrently.
+type Prompter interface {
+	Prompt(ctx context.Context, q Question) (Answer, error)
+}
+
+var (
+	// ErrDismissed means that the user saw the question and refused it.
+	ErrDismissed = errors.New("dismissed")
+	// ErrUnavailable means that the question could not be shown to anybody.
+	ErrUnavailable = errors.New("no way to ask the user")
+)
