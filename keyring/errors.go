@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -24,14 +23,35 @@ var Errors = []error{
 	ErrNotFound, ErrLocked, ErrDenied, ErrAuthFailed, ErrLockedOut, ErrUnsupported, ErrUnavailable,
 }
 
+// ErrTryWithheld is for [Key.Sign] to tell the [Gate], and nobody else: the key
+// found that only one try is left before its device locks, and did not spend
+// auth on it. The Gate then looks at [Guarded.Tries] and asks the user. It is
+// not in [Errors], because no front end ever sees it.
+var ErrTryWithheld = errors.New("the last try is withheld")
+
 // A LockoutError is an ErrLockedOut that knows when it ends.
 type LockoutError struct {
-	Until time.Time // when the device takes a try again
+	Until time.Time // when the device gives a try back; zero: not known
+	Kept  bool      // one try is left, and is not spent by guessing
 }
 
-// Error says until when, on the user's clock.
+// Error says until when, on the user's clock, with the day where that is not
+// today.
 func (e *LockoutError) Error() string {
-	return fmt.Sprintf("the TPM refuses more tries until %s", e.Until.Format("15:04"))
+	until := e.Until.Format("15:04")
+	if now := time.Now(); e.Until.YearDay() != now.YearDay() || e.Until.Year() != now.Year() {
+		until = e.Until.Format("15:04 on 2 January")
+	}
+	switch {
+	case e.Kept && e.Until.IsZero():
+		return "one try is left before the TPM locks; it is kept until the TPM gives another one back"
+	case e.Kept:
+		return "one try is left before the TPM locks; it is kept, and the TPM gives another one back at " + until
+	case e.Until.IsZero():
+		return "the TPM refuses more tries for now"
+	default:
+		return "the TPM refuses more tries until " + until
+	}
 }
 
 // Unwrap makes errors.Is(err, ErrLockedOut) true.

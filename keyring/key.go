@@ -66,7 +66,8 @@ type Key interface {
 	// Errors wrap one of the package's sentinels: ErrAuthFailed for a wrong
 	// auth, ErrLockedOut (as *[LockoutError] where the time is known),
 	// ErrUnsupported for a scheme the key cannot do, ErrUnavailable when the
-	// device cannot be reached.
+	// device cannot be reached. A context error is ctx's. ErrTryWithheld is said
+	// to the Gate alone.
 	Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts crypto.SignerOpts) ([]byte, error)
 }
 
@@ -84,6 +85,7 @@ type Tries struct {
 	Limited bool          // false: wrong tries are not counted for this key
 	Left    int           // wrong tries left before the device locks; 0: locked
 	Wait    time.Duration // until the device gives one try back; 0: not known
+	Counter string        // names the counter, where keys do not all share one; it may stay empty on a machine with one TPM
 }
 
 // A Forgetter keeps something derived from an authorization value, such as a

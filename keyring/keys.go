@@ -1,0 +1,308 @@
+package keyring
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/keyringd/keyringd/internal/secret"
+)
+
+// Keys is every key that can be used now, gathered from sources such as a
+// folder of key files. All methods may be called concurrently, and none but
+// Sign ever waits for a prompt, a device or a file: readers look at a snapshot
+// that is never changed, only succeeded.
+type Keys struct {
+	gate *Gate
+	now  atomic.Pointer[snapshot]
+
+	mu       sync.Mutex // one writer at a time
+	sources  map[string][]holding
+	watchers map[chan struct{}]struct{}
+}
+
+// A snapshot is the whole set at one moment. It is immutable.
+type snapshot struct {
+	generation uint64
+	list       []KeyInfo
+	byID       map[KeyID]holding
+}
+
+// A holding is a key with what it said of itself when its source gave it.
+type holding struct {
+	key  Key
+	info KeyInfo
+}
+
+// NewKeys returns an empty set whose keys are used through g.
+func NewKeys(g *Gate) *Keys {
+	k := &Keys{
+		gate:     g,
+		sources:  map[string][]holding{},
+		watchers: map[chan struct{}]struct{}{},
+	}
+	k.now.Store(&snapshot{byID: map[KeyID]holding{}})
+	return k
+}
+
+// Replace makes keys the whole set of one source, at once: no reader sees half
+// of it. Keys with the same KeyID become one identity, whichever source they
+// come from: it signs with a TPM key rather than an added one, and with either
+// rather than a key file; it has that key's label, all their paths, and asks
+// for confirmation where any of them does.
+//
+// What the Gate remembered of a key that is gone, or that is another object
+// now, is forgotten. Replace asks each key for its Info once; it takes the
+// slice's contents and does not keep the slice.
+func (k *Keys) Replace(source string, keys []Key) {
+	holdings := make([]holding, len(keys))
+	for i, key := range keys {
+		holdings[i] = holding{key, key.Info()}
+	}
+	before, after := k.replace(source, holdings)
+	// The new snapshot is in place before anything is forgotten, so that no use
+	// which begins in between remembers a value for the old key.
+	for id, old := range before.byID {
+		if !sameKey(old.key, after.byID[id].key) {
+			k.gate.Forget(id.String())
+		}
+	}
+}
+
+func (k *Keys) replace(source string, holdings []holding) (before, after *snapshot) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(holdings) == 0 {
+		delete(k.sources, source)
+	} else {
+		k.sources[source] = holdings
+	}
+	before, after = k.now.Load(), merge(k.sources)
+	after.generation = before.generation
+	if changed := !slices.EqualFunc(before.list, after.list, sameInfo); changed {
+		after.generation++
+	}
+	k.now.Store(after)
+	if after.generation != before.generation {
+		for w := range k.watchers {
+			select {
+			case w <- struct{}{}:
+			default: // one is waiting there already, and says the same
+			}
+		}
+	}
+	return before, after
+}
+
+// merge makes one identity of all holdings of a KeyID, and puts them in order.
+func merge(sources map[string][]holding) *snapshot {
+	s := &snapshot{byID: map[KeyID]holding{}}
+	var order []KeyID
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		for _, h := range sources[name] {
+			h.info.Paths = slices.Clone(h.info.Paths)
+			if other, ok := s.byID[h.info.ID]; ok {
+				h = unite(other, h)
+			} else {
+				order = append(order, h.info.ID)
+			}
+			s.byID[h.info.ID] = h
+		}
+	}
+	s.list = make([]KeyInfo, len(order))
+	for i, id := range order {
+		h := s.byID[id]
+		slices.Sort(h.info.Paths)
+		h.info.Paths = slices.Compact(h.info.Paths)
+		s.byID[id], s.list[i] = h, h.info
+	}
+	slices.SortStableFunc(s.list, func(a, b KeyInfo) int {
+		return cmp.Or(
+			cmp.Compare(btoi(a.Kind != KindTPM), btoi(b.Kind != KindTPM)),
+			cmp.Compare(btoi(len(a.Paths) == 0), btoi(len(b.Paths) == 0)),
+			cmp.Compare(firstPath(a), firstPath(b)),
+		)
+	})
+	return s
+}
+
+// unite returns the better of two holdings of one key, with what is true of
+// both. On a tie the first path decides, so that the order in which sources
+// report does not matter.
+func unite(a, b holding) holding {
+	if c := cmp.Or(cmp.Compare(rank(a.info.Kind), rank(b.info.Kind)), cmp.Compare(firstPath(a.info), firstPath(b.info))); c > 0 {
+		a, b = b, a
+	}
+	a.info.Paths = append(a.info.Paths, b.info.Paths...)
+	// Whoever asked to be asked is asked.
+	a.info.Confirm = a.info.Confirm || b.info.Confirm
+	return a
+}
+
+// rank orders kinds by which signs: a TPM key cannot have been copied, and an
+// added key needs no passphrase any more.
+func rank(k Kind) int { return slices.Index([]Kind{KindTPM, KindAdded, KindFile}, k) }
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func firstPath(i KeyInfo) string {
+	if len(i.Paths) == 0 {
+		return ""
+	}
+	return slices.Min(i.Paths)
+}
+
+// sameInfo compares all of a KeyInfo; the ID stands for the public key.
+func sameInfo(a, b KeyInfo) bool {
+	return a.ID == b.ID && a.Label == b.Label && a.Kind == b.Kind && slices.Equal(a.Paths, b.Paths) &&
+		a.NeedsAuth == b.NeedsAuth && a.Confirm == b.Confirm
+}
+
+// sameKey reports whether two keys are one object. A type that cannot be
+// compared is taken for another object: forgetting too much is safe.
+func sameKey(a, b Key) bool {
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+}
+
+// List returns all keys in an order that stays: TPM keys first, then by first
+// path, keys without a file last. The slice is shared: do not modify it.
+func (k *Keys) List() []KeyInfo { return k.now.Load().list }
+
+// Generation returns a number that changes whenever List does.
+func (k *Keys) Generation() uint64 { return k.now.Load().generation }
+
+// Find returns what is known of one key, or ErrNotFound.
+func (k *Keys) Find(id KeyID) (KeyInfo, error) {
+	h, err := k.find(id)
+	return h.info, err
+}
+
+func (k *Keys) find(id KeyID) (holding, error) {
+	h, ok := k.now.Load().byID[id]
+	if !ok {
+		return holding{}, fmt.Errorf("key %.12s: %w", id, ErrNotFound)
+	}
+	return h, nil
+}
+
+// Watch returns a channel that receives after List has changed. Changes that
+// come faster than they are received become one. The channel is closed when
+// ctx ends.
+func (k *Keys) Watch(ctx context.Context) <-chan struct{} {
+	w := make(chan struct{}, 1)
+	k.mu.Lock()
+	k.watchers[w] = struct{}{}
+	k.mu.Unlock()
+	context.AfterFunc(ctx, func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.watchers, w)
+		close(w)
+	})
+	return w
+}
+
+// A SignRequest is one wish for a signature.
+type SignRequest struct {
+	Caller Caller
+	Key    KeyID
+	Reason string // what the signature is for, as the user is told: "sign in as mia"
+	Scope  string // what an approval is remembered for, beside key and program: the host, once known
+	Digest []byte // as Key.Sign wants it
+	Opts   crypto.SignerOpts
+}
+
+// maxReplaced is how often one request starts anew because its key turned into
+// one with other needs while the user was being asked. Once is an edited file;
+// more is a file that will not settle.
+const maxReplaced = 3
+
+// Sign signs with a key after the Gate let the caller through. A key that is
+// replaced while the user is being asked signs with its replacement; one that
+// is removed is ErrNotFound. Other errors are the Gate's and the key's.
+func (k *Keys) Sign(ctx context.Context, r SignRequest) ([]byte, error) {
+	for range maxReplaced {
+		h, err := k.find(r.Key)
+		if err != nil {
+			return nil, err
+		}
+		sig, err := k.signAs(ctx, r, h.info)
+		if !errors.Is(err, errReplaced) {
+			return sig, err
+		}
+	}
+	return nil, fmt.Errorf("key %.12s keeps changing: %w", r.Key, ErrUnavailable)
+}
+
+// errReplaced stops a use whose key has needs now that the user was not asked
+// about. It does not leave this file.
+var errReplaced = errors.New("the key was replaced by one with other needs")
+
+// signAs signs with whatever key has r.Key's ID by then, if it still asks for
+// what info says.
+func (k *Keys) signAs(ctx context.Context, r SignRequest, info KeyInfo) (sig []byte, err error) {
+	var used atomic.Pointer[holding] // the key that has seen the value last
+	err = k.gate.Use(ctx, Use{
+		ID:        info.ID.String(),
+		Subject:   info.Label,
+		NeedsAuth: info.NeedsAuth,
+		Confirm:   info.Confirm,
+		PIN:       info.Kind == KindTPM,
+		Caller:    r.Caller,
+		Reason:    r.Reason,
+		Scope:     r.Scope,
+		Guard:     guard{k, info.ID},
+		Forget: func() {
+			if h := used.Load(); h != nil {
+				if f, ok := h.key.(Forgetter); ok {
+					f.Forget()
+				}
+			}
+		},
+	}, func(auth secret.Bytes) error {
+		h, err := k.find(r.Key)
+		if err != nil {
+			return err
+		}
+		if h.info.NeedsAuth != info.NeedsAuth || h.info.Confirm && !info.Confirm {
+			return errReplaced
+		}
+		used.Store(&h)
+		sig, err = h.key.Sign(ctx, auth, r.Digest, r.Opts)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sig, nil
+}
+
+// A guard answers for whichever key has the ID when it is asked, because that
+// is the key whose device counts.
+type guard struct {
+	keys *Keys
+	id   KeyID
+}
+
+func (g guard) Tries(ctx context.Context) (Tries, error) {
+	h, err := g.keys.find(g.id)
+	if err != nil {
+		return Tries{}, err
+	}
+	if guarded, ok := h.key.(Guarded); ok {
+		return guarded.Tries(ctx)
+	}
+	return Tries{}, nil
+}
