@@ -1,18 +1,19 @@
 package secret
 
 import (
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // The arena hands out pieces of locked pages, in size classes of powers of two
-// from minPiece to a page; larger pieces get pages of their own. A page is
-// never given back to the system: it is wiped and used again.
-const (
-	pageSize = 4096
-	minPiece = 32
-)
+// from minPiece to a page; those are never given back to the system, but wiped
+// and used again. Larger pieces get pages of their own, which are given back:
+// kept by size, a few odd sizes would use up the locked memory there is.
+const minPiece = 32
+
+var pageSize = os.Getpagesize()
 
 // arena is where every secret of the process lives. It is the one package
 // variable, because the memory limit it works under is the process's.
@@ -20,8 +21,9 @@ var arena = &pages{spare: map[int][][]byte{}}
 
 type pages struct {
 	mu       sync.Mutex
-	spare    map[int][][]byte
-	unlocked bool
+	spare    map[int][][]byte // wiped pieces by size
+	mapped   int              // bytes of pages in all
+	unlocked bool             // some of them could not be locked
 }
 
 // class returns the size that a piece of n bytes is rounded up to.
@@ -36,6 +38,7 @@ func class(n int) int {
 	return c
 }
 
+// alloc returns a piece of n zero bytes, rounded up to its class.
 func (a *pages) alloc(n int) []byte {
 	c := class(n)
 	a.mu.Lock()
@@ -57,8 +60,10 @@ func (a *pages) alloc(n int) []byte {
 // reached the pages are not locked, and [Locked] says so: a secret that may be
 // swapped is better than a user who cannot log in.
 func (a *pages) mapPages(n int) []byte {
+	a.mapped += n
 	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
+		a.unlocked = true
 		return make([]byte, n)
 	}
 	if unix.Mlock(p) != nil {
@@ -69,11 +74,17 @@ func (a *pages) mapPages(n int) []byte {
 	return p
 }
 
+// free overwrites a piece that alloc returned, and takes it back.
 func (a *pages) free(p []byte) {
 	clear(p)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.spare[len(p)] = append(a.spare[len(p)], p)
+	if len(p) <= pageSize {
+		a.spare[len(p)] = append(a.spare[len(p)], p)
+		return
+	}
+	a.mapped -= len(p)
+	_ = unix.Munmap(p) // refused for what mapPages had to take from the heap
 }
 
 // Locked reports whether all secret memory so far could be locked.

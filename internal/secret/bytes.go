@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"unsafe"
 )
 
 // Bytes is a handle on some secret bytes. Copying a Bytes copies the handle;
@@ -18,20 +19,36 @@ import (
 type Bytes struct{ *region }
 
 // region is one allocation of the arena, shared by every copy of a handle.
+//
+// Users are counted instead of holding a read lock: a read lock that is taken
+// twice, in one Use within another or in Equal from both sides, deadlocks as
+// soon as somebody waits to Wipe in between.
 type region struct {
-	mu  sync.RWMutex
-	buf []byte // in the arena; nil once wiped
-	len int
+	// start is the arena's piece. It is not a slice because fmt, where a verb
+	// does not fit, prints what unexported pointers and slices point to.
+	start   unsafe.Pointer
+	n       int             // how much of the piece is the secret
+	cleanup runtime.Cleanup // returns the piece to the arena when nobody wiped it
+
+	mu     sync.Mutex
+	users  int           // running calls of Use
+	wiped  bool          // no new ones
+	unused chan struct{} // made by the first Wipe that has to wait; closed when users is 0
 }
 
-// New returns n zero bytes to be filled through [Bytes.Use].
+// New returns n zero bytes to be filled through [Bytes.Use]. It panics if n is
+// negative.
 func New(n int) Bytes {
+	if n < 0 {
+		panic("secret: negative size")
+	}
 	if n == 0 {
 		return Bytes{}
 	}
-	r := &region{buf: arena.alloc(n), len: n}
+	piece := arena.alloc(n)
+	r := &region{start: unsafe.Pointer(&piece[0]), n: n}
 	// A forgotten handle is wiped when it is collected: late, but not never.
-	runtime.AddCleanup(r, arena.free, r.buf)
+	r.cleanup = runtime.AddCleanup(r, arena.free, piece)
 	return Bytes{r}
 }
 
@@ -51,31 +68,39 @@ func Copy(src []byte) Bytes {
 
 // Len returns the number of bytes, 0 after Wipe.
 func (b Bytes) Len() int {
-	if b.region == nil {
-		return 0
-	}
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	if b.buf == nil {
-		return 0
-	}
-	return b.len
+	n := 0
+	b.Use(func(p []byte) { n = len(p) })
+	return n
 }
 
 // Use calls fn with the bytes themselves, nil if there are none. The slice is
-// valid until fn returns: fn must not keep it, and must not call Wipe on b.
+// valid until fn returns: fn must not keep it, must not write to it unless the
+// caller is the only one who has b, and must not call Wipe on b.
 func (b Bytes) Use(fn func([]byte)) {
-	if b.region == nil {
+	if b.region == nil || !b.enter() {
 		fn(nil)
 		return
 	}
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	if b.buf == nil {
-		fn(nil)
-		return
+	defer b.leave()
+	fn(unsafe.Slice((*byte)(b.start), b.n))
+}
+
+func (r *region) enter() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.wiped {
+		return false
 	}
-	fn(b.buf[:b.len:b.len])
+	r.users++
+	return true
+}
+
+func (r *region) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users--; r.users == 0 && r.unused != nil {
+		close(r.unused)
+	}
 }
 
 // Clone returns an independent copy, to be wiped on its own.
@@ -99,16 +124,29 @@ func (b Bytes) Equal(other Bytes) bool {
 }
 
 // Wipe overwrites the bytes and gives their memory back. Every copy of the
-// handle is empty from then on. It waits for a running Use.
+// handle is empty from then on. It waits for a running Use. Wiping twice is
+// allowed.
 func (b Bytes) Wipe() {
-	if b.region == nil {
+	r := b.region
+	if r == nil {
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.buf != nil {
-		clear(b.buf)
-		b.buf = nil // the cleanup returns the region to the arena
+	r.mu.Lock()
+	first := !r.wiped
+	r.wiped = true
+	if r.users > 0 && r.unused == nil {
+		r.unused = make(chan struct{})
+	}
+	wait := r.unused
+	r.mu.Unlock()
+	if wait != nil {
+		<-wait
+	}
+	if first {
+		// r is reachable, so its cleanup has not run and Stop prevents it.
+		r.cleanup.Stop()
+		arena.free(unsafe.Slice((*byte)(r.start), class(r.n)))
+		runtime.KeepAlive(r)
 	}
 }
 
