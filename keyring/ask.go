@@ -77,7 +77,7 @@ func (g *Gate) ask(ctx context.Context, u Use, q prompt.Question) (prompt.Answer
 }
 
 func unavailable(u Use, err error) error {
-	return fmt.Errorf("%w: the user has to be asked about %s, and there is no prompter (%w); hint: install a pinentry program, or name one with --prompter",
+	return fmt.Errorf("%w: nobody could be asked about %s: %w; hint: install a pinentry program, or name one with --prompter",
 		ErrUnavailable, u.Subject, err)
 }
 

@@ -209,9 +209,6 @@ func (a *attempt) quick(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return true, err
 	}
-	if tries.scarce() {
-		return false, nil
-	}
 	switch err := a.spend(ctx, tries); {
 	case errors.Is(err, errForgotten), errors.Is(err, ErrTryWithheld):
 		return false, nil

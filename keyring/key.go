@@ -75,8 +75,9 @@ type Key interface {
 // counter of wrong tries that other keys may share, as a TPM's does.
 type Guarded interface {
 	// Tries reports how many wrong tries are left. The Gate calls it before it
-	// asks for, or uses, an authorization value, so it answers from memory
-	// wherever it can.
+	// asks for an authorization value and again before it uses one, so it
+	// answers from memory wherever it can. An answer is never older than the
+	// last ErrAuthFailed that a Sign on the same device has returned.
 	Tries(ctx context.Context) (Tries, error)
 }
 

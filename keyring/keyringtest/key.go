@@ -53,7 +53,8 @@ func (d *FakeDevice) triesLocked() keyring.Tries {
 	return t
 }
 
-// Spoil counts n wrong tries that nobody made, as a TPM does after power cuts.
+// Spoil counts n wrong tries that nobody made, as a TPM does after power cuts;
+// a negative n gives some back.
 func (d *FakeDevice) Spoil(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -68,8 +69,9 @@ func (d *FakeDevice) Tried() int {
 	return d.tried
 }
 
-// try spends one value. Refusals while locked are not tries.
-func (d *FakeDevice) try(right bool) error {
+// Try spends one value, right or wrong. Errors are keyring.ErrAuthFailed and
+// *keyring.LockoutError; a refusal while locked is not a try.
+func (d *FakeDevice) Try(right bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if t := d.triesLocked(); t.Limited && t.Left == 0 {
@@ -147,7 +149,7 @@ func (k *FakeKey) Sign(ctx context.Context, auth secret.Bytes, digest []byte, op
 		if device == nil {
 			device = &FakeDevice{}
 		}
-		if err := device.try(ok); err != nil {
+		if err := device.Try(ok); err != nil {
 			return nil, fmt.Errorf("%s: %w", k.KeyInfo.Label, err)
 		}
 	}

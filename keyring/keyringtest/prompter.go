@@ -100,6 +100,14 @@ func (p *FakePrompter) Questions() []prompt.Question {
 	return append([]prompt.Question(nil), p.asked...)
 }
 
+// Reset forgets the questions so far and the rest of the script. Questions that
+// are open stay so.
+func (p *FakePrompter) Reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked, p.script = nil, nil
+}
+
 // Open is how many questions are on the screen now.
 func (p *FakePrompter) Open() int {
 	p.mu.Lock()
