@@ -6,17 +6,6 @@ import (
 	"github.com/keyringd/keyringd/internal/secret"
 )
 
-// settle makes a key forget what it derived from a value that the Gate does not
-// keep.
-func (a *attempt) settle() {
-	a.gate.mu.Lock()
-	_, kept := a.gate.values[a.use.ID]
-	a.gate.mu.Unlock()
-	if !kept && a.use.Forget != nil {
-		a.use.Forget()
-	}
-}
-
 // A value is one authorization value that worked, remembered for a while.
 type value struct {
 	id      string
@@ -49,6 +38,17 @@ func (g *Gate) remember(a *attempt) {
 	v := &value{id: a.use.ID, entered: a.entered, auth: a.auth.Clone(), forget: a.use.Forget}
 	v.timer = time.AfterFunc(left, func() { g.forgetValue(v) })
 	g.values[v.id] = v
+}
+
+// settle makes a key forget what it derived from a value that the Gate does not
+// keep.
+func (a *attempt) settle() {
+	a.gate.mu.Lock()
+	_, kept := a.gate.values[a.use.ID]
+	a.gate.mu.Unlock()
+	if !kept && a.use.Forget != nil {
+		a.use.Forget()
+	}
 }
 
 // recall takes a copy of the remembered value into hand. The copy is the
