@@ -40,8 +40,18 @@ type Options struct {
 	Dir     string       // the state; made with mode 0700 if it is missing
 	Socket  string       // where it listens, mode 0600; its folder must exist. Empty: Dir/socket
 	Program string       // empty: "swtpm", looked up in PATH
+	Startup Startup      // who sends TPM2_Startup; the zero value is right but for tests
 	Log     *slog.Logger // nil: silent
 }
+
+// Startup says who sends TPM2_Startup after the program starts.
+type Startup int
+
+// swtpm itself, or the first user.
+const (
+	StartupClear Startup = iota
+	NoStartup
+)
 
 // MissingError says that the program is not installed.
 type MissingError struct {
@@ -214,21 +224,26 @@ func (p *Process) run() (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer childs.Close()
 	// What a child that was killed leaves behind. Nobody else's: prepare looked,
 	// and the state folder's lock keeps a second swtpm out.
 	_ = os.Remove(p.options.Socket)
+	flags := "not-need-init"
+	if p.options.Startup == StartupClear {
+		flags += ",startup-clear"
+	}
 	c := &child{control: control, output: &tail{log: p.log}, exited: make(chan struct{})}
 	c.cmd = exec.Command(p.options.Program, "socket", "--tpm2",
 		"--tpmstate", "dir="+p.options.Dir+",mode=0600",
 		"--server", "type=unixio,path="+p.options.Socket+",mode=0600",
 		"--ctrl", "type=unixio,clientfd=3",
-		"--flags", "not-need-init,startup-clear")
+		"--flags", flags)
 	c.cmd.ExtraFiles = []*os.File{childs}
 	c.cmd.Stdout = c.output
 	c.cmd.Stderr = c.output
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := p.launch(c); err != nil {
+	err = p.launch(c)
+	childs.Close() // or a child that ends would not end the channel
+	if err != nil {
 		control.Close()
 		return nil, err
 	}
