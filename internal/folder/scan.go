@@ -272,7 +272,7 @@ func (s *scanner) load(r *round, old *known, dirfd int, path, name string) (k *k
 			k = &known{file: f, digest: s.digest(p[:n])}
 			k.fuzzy = time.Since(time.Unix(0, f.ID.Ctime)) < clockTick
 			if old != nil && old.digest == k.digest && old.file.Mode == f.Mode && old.file.UID == f.UID {
-				k.skip = old.skip
+				k.skip, k.late = old.skip, old.late
 				r.changed = r.changed || old.file != f
 				return
 			}
