@@ -1,0 +1,504 @@
+package tpm
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyringd/keyringd/internal/secret"
+	"github.com/keyringd/keyringd/tpm/keyfile"
+	"github.com/keyringd/keyringd/tpm/link"
+	"github.com/keyringd/keyringd/tpm/tpmtest"
+)
+
+const testPIN = "hunter22-canary"
+
+// newDevice returns a Device that is closed at the end of the test.
+func newDevice(t testing.TB, addr link.Address, o Options) *Device {
+	t.Helper()
+	d := New(addr, o)
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return d
+}
+
+// newKey returns the key of a file.
+func newKey(t testing.TB, d *Device, file []byte) *Key {
+	t.Helper()
+	f, err := keyfile.Parse(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := d.Key(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func newPIN(s string) secret.Bytes { return secret.Copy([]byte(s)) }
+
+// signs makes a signature over a new digest and checks it with the public key
+// of the file.
+func signs(t testing.TB, k *Key, pin string) {
+	t.Helper()
+	if err := trySign(k, pin, crypto.SHA256); err != nil {
+		t.Fatalf("sign: %v", err)
+	}
+}
+
+func trySign(k *Key, pin string, hash crypto.Hash) error {
+	digest := make([]byte, hash.Size())
+	_, _ = rand.Read(digest)
+	sig, err := k.Sign(context.Background(), newPIN(pin), digest, hash)
+	if err != nil {
+		return err
+	}
+	return check(k, hash, digest, sig)
+}
+
+var errWrongSignature = errors.New("wrong signature")
+
+func check(k *Key, hash crypto.Hash, digest, sig []byte) error {
+	switch pub := k.public.(type) {
+	case *ecdsa.PublicKey:
+		if !ecdsa.VerifyASN1(pub, digest, sig) {
+			return errWrongSignature
+		}
+	case *rsa.PublicKey:
+		if rsa.VerifyPKCS1v15(pub, hash, digest, sig) != nil {
+			return errWrongSignature
+		}
+	}
+	return nil
+}
+
+// TestCommandsPerSignature holds the figures of a TPM without a resource
+// manager: how many commands the first signature takes, and all later ones.
+func TestCommandsPerSignature(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		alg        string
+		pin        string
+		persistent bool
+		parent     uint32
+		first      int
+	}{
+		// ReadPublic, CreatePrimary, Load, Sign.
+		{"made parent", tpmtest.EC256, "", false, 0, 4},
+		// GetCapability and StartAuthSession more.
+		{"made parent, PIN", tpmtest.EC256, testPIN, false, 0, 6},
+		// ReadPublic, Load, Sign.
+		{"persistent parent", tpmtest.EC256, "", true, 0, 3},
+		{"persistent parent, PIN", tpmtest.EC256, testPIN, true, 0, 5},
+		{"persistent parent by name", tpmtest.EC256, "", true, tpmtest.PersistentSRK, 3},
+		{"RSA", tpmtest.RSA2048, "", true, 0, 3},
+		{"RSA, PIN", tpmtest.RSA2048, testPIN, true, 0, 5},
+		{"P-384", tpmtest.EC384, "", true, 0, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sim := tpmtest.Start(t)
+			if c.persistent {
+				sim.PersistSRK(t)
+			}
+			file := sim.OpenSSLKey(t, c.alg, c.pin, c.parent)
+			relay := sim.Relay()
+			d := newDevice(t, relay.Address(), Options{})
+			k := newKey(t, d, file)
+			if n := relay.Total(); n != 0 {
+				t.Fatalf("making the key took %d commands", n)
+			}
+			signs(t, k, c.pin)
+			if n := relay.Total() - retried(d); n != c.first {
+				t.Errorf("first signature took %d commands, want %d: %v", n, c.first, relay.Sent())
+			}
+			relay.Reset()
+			for range 20 {
+				signs(t, k, c.pin)
+			}
+			if n := relay.Total(); n != 20 {
+				t.Errorf("20 signatures took %d commands: %v", n, relay.Sent())
+			}
+			if relay.Contains([]byte(testPIN)) || relay.Contains([]byte(testPIN[:8])) {
+				t.Error("the PIN was on the bus")
+			}
+		})
+	}
+}
+
+// retried counts the commands that the TPM asked for again, as it does once
+// after it was started.
+func retried(d *Device) int {
+	n := 0
+	for _, c := range d.Counters().Snapshot() {
+		n += int(c.Retried)
+	}
+	return n
+}
+
+func TestAlternatingPINKeysShareTheSession(t *testing.T) {
+	sim := tpmtest.Start(t)
+	sim.PersistSRK(t)
+	one, two := sim.OpenSSLKey(t, tpmtest.EC256, testPIN, 0), sim.OpenSSLKey(t, tpmtest.EC256, "other", 0)
+	relay := sim.Relay()
+	d := newDevice(t, relay.Address(), Options{})
+	a, b := newKey(t, d, one), newKey(t, d, two)
+	signs(t, a, testPIN)
+	signs(t, b, "other")
+	relay.Reset()
+	for range 5 {
+		signs(t, a, testPIN)
+		signs(t, b, "other")
+	}
+	if n := relay.Total(); n != 10 {
+		t.Errorf("10 signatures took %d commands: %v", n, relay.Sent())
+	}
+}
+
+func TestResourceManagerPhysical(t *testing.T) {
+	for _, c := range []struct {
+		name, pin string
+		first     int
+		most      int
+	}{
+		{"no PIN", "", 5, 4},
+		{"PIN", testPIN, 7, 6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sim := tpmtest.Start(t)
+			file := sim.OpenSSLKey(t, tpmtest.EC256, c.pin, 0)
+			rm := sim.ResourceManager()
+			d := newDevice(t, rm.Address(), Options{})
+			k := newKey(t, d, file)
+			signs(t, k, c.pin)
+			if n := rm.Total() - retried(d); n != c.first {
+				t.Errorf("first signature took %d commands, want %d: %v", n, c.first, rm.Sent())
+			}
+			rm.Reset()
+			for range 10 {
+				signs(t, k, c.pin)
+			}
+			if n := rm.Total(); n != 10 {
+				t.Errorf("10 signatures took %d commands: %v", n, rm.Sent())
+			}
+			if n := rm.PhysicalTotal(); n > 10*c.most {
+				t.Errorf("10 signatures took %d physical commands, want at most %d: %v", n, 10*c.most, rm.Physical())
+			}
+			if rm.Contains([]byte(testPIN)) {
+				t.Error("the PIN was on the bus")
+			}
+		})
+	}
+}
+
+func TestResourceManagerClosesLeastRecentlyUsed(t *testing.T) {
+	sim := tpmtest.Start(t)
+	sim.PersistSRK(t)
+	var files [][]byte
+	for range 4 {
+		files = append(files, sim.OpenSSLKey(t, tpmtest.EC256, "", 0))
+	}
+	rm := sim.ResourceManager()
+	d := newDevice(t, rm.Address(), Options{MaxResident: 2})
+	var keys []*Key
+	for _, f := range files {
+		keys = append(keys, newKey(t, d, f))
+	}
+	for range 2 {
+		for _, k := range keys {
+			signs(t, k, "")
+		}
+	}
+	d.mu.Lock()
+	n := len(d.rooms)
+	d.mu.Unlock()
+	if n != 2 {
+		t.Errorf("%d keys are resident, want 2", n)
+	}
+	keys[3].Close()
+	if err := trySign(keys[3], "", crypto.SHA256); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a closed key gave %v", err)
+	}
+	signs(t, keys[2], "")
+}
+
+// manyKeys makes n keys by loading the same few files again and again: to the
+// device they are different keys.
+func manyKeys(t *testing.T, sim *tpmtest.TPM, d *Device, n int) []*Key {
+	t.Helper()
+	file := sim.OpenSSLKey(t, tpmtest.EC256, "", 0)
+	keys := make([]*Key, n)
+	for i := range keys {
+		keys[i] = newKey(t, d, file)
+	}
+	return keys
+}
+
+func TestFortyKeysOnThreeSlots(t *testing.T) {
+	for _, persistent := range []bool{false, true} {
+		t.Run(map[bool]string{false: "made parent", true: "persistent parent"}[persistent], func(t *testing.T) {
+			sim := tpmtest.Start(t)
+			if persistent {
+				sim.PersistSRK(t)
+			}
+			relay := sim.Relay()
+			d := newDevice(t, relay.Address(), Options{})
+			keys := manyKeys(t, sim, d, 40)
+			for round := 1; round <= 3; round++ {
+				for _, k := range keys {
+					signs(t, k, "")
+				}
+				if n := relay.Total() - retried(d); n > round*120 {
+					t.Errorf("%d signatures took %d commands: %v", round*40, n, relay.Sent())
+				}
+			}
+		})
+	}
+}
+
+func TestAsManyKeysAsSlotsSettle(t *testing.T) {
+	for _, persistent := range []bool{false, true} {
+		t.Run(map[bool]string{false: "made parent", true: "persistent parent"}[persistent], func(t *testing.T) {
+			sim := tpmtest.Start(t)
+			if persistent {
+				sim.PersistSRK(t)
+			}
+			relay := sim.Relay()
+			d := newDevice(t, relay.Address(), Options{})
+			keys := manyKeys(t, sim, d, 3)
+			for range 4 {
+				for _, k := range keys {
+					signs(t, k, "")
+				}
+			}
+			relay.Reset()
+			for range 5 {
+				for _, k := range keys {
+					signs(t, k, "")
+				}
+			}
+			if n := relay.Total(); n != 15 {
+				t.Errorf("15 signatures took %d commands: %v", n, relay.Sent())
+			}
+		})
+	}
+}
+
+func TestFourKeysProbeOnce(t *testing.T) {
+	sim := tpmtest.Start(t)
+	relay := sim.Relay()
+	d := newDevice(t, relay.Address(), Options{})
+	keys := manyKeys(t, sim, d, 4)
+	for range 10 {
+		for _, k := range keys {
+			signs(t, k, "")
+		}
+	}
+	if n := relay.Total() - retried(d); n > 121 {
+		t.Errorf("40 signatures took %d commands: %v", n, relay.Sent())
+	}
+}
+
+func TestImportable(t *testing.T) {
+	for _, alg := range []string{tpmtest.EC256, tpmtest.RSA2048} {
+		for _, pin := range []string{"", testPIN} {
+			sim := tpmtest.Start(t)
+			file, _ := sim.ImportableKey(t, alg, pin, 0)
+			relay := sim.Relay()
+			d := newDevice(t, relay.Address(), Options{})
+			k := newKey(t, d, file)
+			for range 3 {
+				signs(t, k, pin)
+			}
+			if n := relay.Sent()[tpm2.TPMCCImport]; n != 1 {
+				t.Errorf("imported %d times", n)
+			}
+			d.Forget()
+			signs(t, k, pin)
+			if n := relay.Sent()[tpm2.TPMCCImport]; n != 1 {
+				t.Errorf("imported %d times after a reset", n)
+			}
+		}
+	}
+}
+
+func TestLegacyKey(t *testing.T) {
+	for _, pin := range []string{"", testPIN} {
+		sim := tpmtest.Start(t)
+		sim.PersistSRK(t) // which is not its parent
+		d := newDevice(t, sim.Address(), Options{})
+		signs(t, newKey(t, d, sim.LegacyKey(t, pin)), pin)
+	}
+}
+
+func TestForeignKeyFile(t *testing.T) {
+	home, abroad := tpmtest.Start(t), tpmtest.Start(t)
+	file := home.OpenSSLKey(t, tpmtest.EC256, "", 0)
+	for _, persistent := range []bool{false, true} {
+		if persistent {
+			abroad.PersistSRK(t)
+		}
+		d := newDevice(t, abroad.Address(), Options{})
+		if err := trySign(newKey(t, d, file), "", crypto.SHA256); !errors.Is(err, ErrWrongTPM) {
+			t.Errorf("persistent %v: got %v", persistent, err)
+		}
+		// A key of this TPM is not disturbed.
+		signs(t, newKey(t, d, abroad.OpenSSLKey(t, tpmtest.EC256, "", 0)), "")
+	}
+}
+
+// TestOtherStorageRoot has a key at 0x81000001 that looks like the storage root
+// key of key files and is not: its template had zeros where the other has
+// nothing.
+func TestOtherStorageRoot(t *testing.T) {
+	sim := tpmtest.Start(t)
+	file := sim.OpenSSLKey(t, tpmtest.EC256, testPIN, 0)
+	dir := t.TempDir()
+	zeros := filepath.Join(dir, "unique")
+	writeFile(t, zeros, append(append([]byte{32, 0}, make([]byte, 32)...), append([]byte{32, 0}, make([]byte, 32)...)...))
+	sim.Tool(t, dir, "tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", "p.ctx", "-u", zeros,
+		"-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt")
+	sim.Tool(t, dir, "tpm2_evictcontrol", "-Q", "-C", "o", "-c", "p.ctx", "0x81000001")
+	relay := sim.Relay()
+	d := newDevice(t, relay.Address(), Options{})
+	k := newKey(t, d, file)
+	signs(t, k, testPIN)
+	if n := relay.Sent()[tpm2.TPMCCLoad]; n != 2 {
+		t.Errorf("loaded %d times, want once in vain and once with success", n)
+	}
+	relay.Reset()
+	signs(t, k, testPIN)
+	if n := relay.Total(); n != 1 {
+		t.Errorf("steady signature took %d commands: %v", n, relay.Sent())
+	}
+}
+
+func TestBitFlipsNeverGiveAWrongSignature(t *testing.T) {
+	sim := tpmtest.Start(t)
+	noPIN, withPIN := sim.OpenSSLKey(t, tpmtest.EC256, "", 0), sim.OpenSSLKey(t, tpmtest.EC256, testPIN, 0)
+	relay := sim.Relay()
+	d := newDevice(t, relay.Address(), Options{})
+	for _, c := range []struct {
+		file []byte
+		pin  string
+	}{{noPIN, ""}, {withPIN, testPIN}} {
+		k := newKey(t, d, c.file)
+		signs(t, k, c.pin)
+		failed := 0
+		for bit := 80; bit < 1100; bit += 37 {
+			relay.Flip(tpm2.TPMCCSign, bit, 1)
+			err := trySign(k, c.pin, crypto.SHA256)
+			relay.Clear()
+			if errors.Is(err, errWrongSignature) {
+				t.Fatalf("bit %d: a wrong signature came through", bit)
+			}
+			if err != nil {
+				failed++
+				if !errors.Is(err, ErrUnavailable) {
+					t.Errorf("bit %d: %v", bit, err)
+				}
+			}
+			signs(t, k, c.pin)
+		}
+		if failed == 0 && c.pin != "" {
+			t.Error("no flipped bit was noticed")
+		}
+	}
+	for _, code := range []tpm2.TPMCC{tpm2.TPMCCCreatePrimary, tpm2.TPMCCLoad, tpm2.TPMCCStartAuthSession, tpm2.TPMCCGetCapability} {
+		k := newKey(t, d, withPIN)
+		for bit := 80; bit < 800; bit += 61 {
+			d.Forget()
+			relay.Flip(code, bit, 1)
+			if err := trySign(k, testPIN, crypto.SHA256); errors.Is(err, errWrongSignature) {
+				t.Fatalf("%v, bit %d: a wrong signature came through", code, bit)
+			}
+			relay.Clear()
+		}
+	}
+}
+
+func TestCloseLeavesNothingBehind(t *testing.T) {
+	sim := tpmtest.Start(t)
+	file := sim.OpenSSLKey(t, tpmtest.EC256, testPIN, 0)
+	d := New(sim.Address(), Options{})
+	signs(t, newKey(t, d, file), testPIN)
+	d.Forget()
+	signs(t, newKey(t, d, file), testPIN)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if h := handles(t, sim, 0x80000000); len(h) > 0 {
+		t.Errorf("objects left: %x", h)
+	}
+	if h := handles(t, sim, 0x02000000); len(h) > 0 {
+		t.Errorf("sessions left: %x", h)
+	}
+	if err := d.Close(); err != nil {
+		t.Errorf("closed twice: %v", err)
+	}
+}
+
+// handles lists what is loaded in a TPM.
+func handles(t *testing.T, sim *tpmtest.TPM, first uint32) []tpm2.TPMHandle {
+	t.Helper()
+	l, err := link.Dial(t.Context(), sim.Address(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: 64}.Execute(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := rsp.CapabilityData.Data.Handles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.Handle
+}
+
+func TestSweepsWhatABrokenConnectionLeft(t *testing.T) {
+	sim := tpmtest.Start(t)
+	relay := sim.Relay()
+	d := newDevice(t, relay.Address(), Options{})
+	keys := manyKeys(t, sim, d, 3)
+	for range 3 {
+		for _, k := range keys {
+			signs(t, k, "")
+		}
+	}
+	for range 3 {
+		relay.Disconnect() // the TPM keeps its three objects
+		for _, k := range keys {
+			signs(t, k, "")
+		}
+	}
+	if h := handles(t, sim, 0x80000000); len(h) > 3 {
+		t.Errorf("%d objects", len(h))
+	}
+}
+
+func TestDERIsCanonical(t *testing.T) {
+	sig := &tpm2.TPMSSignatureECC{
+		SignatureR: tpm2.TPM2BECCParameter{Buffer: append([]byte{0, 0}, 0x80)},
+		SignatureS: tpm2.TPM2BECCParameter{Buffer: []byte{0x7f}},
+	}
+	der, err := ecdsaDER(sig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []byte{0x30, 7, 2, 2, 0, 0x80, 2, 1, 0x7f}; !bytes.Equal(der, want) {
+		t.Errorf("got %x, want %x", der, want)
+	}
+}
