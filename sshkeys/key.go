@@ -185,8 +185,8 @@ func (k *Key) read(auth secret.Bytes) (crypto.Signer, folder.ID, error) {
 	var id folder.ID
 	err := folder.Read(k.path, 0, func(f folder.File, data []byte) (err error) {
 		id = f.ID
-		if f.Exposed() {
-			return exposed(f)
+		if err := f.Exposed(); err != nil {
+			return err
 		}
 		auth.Use(func(passphrase []byte) { s, err = open(data, passphrase) })
 		return err

@@ -44,8 +44,12 @@ func variants() map[string]func(t testing.TB, path string) (pass string) {
 	})
 	for _, format := range []string{"PEM", "PKCS8"} {
 		for _, kind := range []string{"ecdsa", "rsa"} {
-			add(format+" "+kind, "", func(t testing.TB, path string) { keygen(t, path, "", "-t", kind, "-b", map[string]string{"rsa": "2048", "ecdsa": "256"}[kind], "-m", format) })
-			add(format+" "+kind+" encrypted", passphrase, func(t testing.TB, path string) { keygen(t, path, passphrase, "-t", kind, "-b", map[string]string{"rsa": "2048", "ecdsa": "256"}[kind], "-m", format) })
+			add(format+" "+kind, "", func(t testing.TB, path string) {
+				keygen(t, path, "", "-t", kind, "-b", map[string]string{"rsa": "2048", "ecdsa": "256"}[kind], "-m", format)
+			})
+			add(format+" "+kind+" encrypted", passphrase, func(t testing.TB, path string) {
+				keygen(t, path, passphrase, "-t", kind, "-b", map[string]string{"rsa": "2048", "ecdsa": "256"}[kind], "-m", format)
+			})
 		}
 	}
 	openssl := func(name, pass string, then ...string) {

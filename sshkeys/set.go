@@ -4,10 +4,10 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 
-	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/internal/folder/pubfile"
 	"github.com/keyringd/keyringd/keyring"
@@ -16,14 +16,11 @@ import (
 // Source is the name under which a [Set] publishes its keys.
 const Source = "ssh key files"
 
-// maxLabel is how many characters of a comment are shown; longer ones are
-// cut.
-const maxLabel = 100
-
 // A Set is the ordinary private keys in watched directories. It implements
 // folder.Consumer.
 type Set struct {
 	keys    *keyring.Keys
+	log     *slog.Logger
 	entries map[string]*entry
 	pubs    pubfile.Set
 }
@@ -35,10 +32,13 @@ type entry struct {
 	key    *Key   // nil while the public key is not known
 }
 
-// New returns an empty set that publishes to keys after each scan that changed
-// it.
-func New(keys *keyring.Keys) *Set {
-	return &Set{keys: keys, entries: map[string]*entry{}}
+// New returns an empty set that publishes to keys after each scan. log may be
+// nil.
+func New(keys *keyring.Keys, log *slog.Logger) *Set {
+	if log == nil {
+		log = slog.Default()
+	}
+	return &Set{keys: keys, log: log, entries: map[string]*entry{}}
 }
 
 // Load looks for a private key in a file.
@@ -54,8 +54,8 @@ func (s *Set) Load(f folder.File, data []byte) error {
 	if errors.Is(err, errNoKey) {
 		return folder.ErrNotMine
 	}
-	if f.Exposed() {
-		return exposed(f) // says more than what else may be wrong with it
+	if err := f.Exposed(); err != nil {
+		return err // weighs more than what else may be wrong with it
 	}
 	if err != nil {
 		return err
@@ -68,15 +68,6 @@ func (s *Set) Load(f folder.File, data []byte) error {
 	}
 	s.entries[f.Path] = e
 	return nil
-}
-
-// exposed is the reason for leaving out a file that others can get at.
-func exposed(f folder.File) error {
-	what := "read"
-	if f.Mode&0o044 == 0 {
-		what = "write"
-	}
-	return fmt.Errorf("mode %04o lets others %s it; chmod 600 %s", f.Mode, what, f.Path)
 }
 
 // become makes the entry's key, now that its public half is known.
@@ -126,6 +117,7 @@ func (s *Set) Scanned(files []folder.File, skip func(path string, reason error))
 		return slices.Compare(a.Info().Paths, b.Info().Paths)
 	})
 	s.keys.Replace(Source, keys)
+	s.log.Debug("key files", "source", Source, "count", len(keys))
 }
 
 // borrow gives an encrypted key that hides its public half the one that NAME.pub
@@ -155,13 +147,7 @@ func (s *Set) borrow(path string, e *entry) error {
 // name gives a key its label: the comment beside it, the comment in it, or the
 // file's name.
 func (s *Set) name(path string, e *entry) {
-	label := "key file" // for a name of nothing but spaces
-	for _, text := range []string{s.pubs.Comment(path, e.wire), e.sketch.comment, filepath.Base(path)} {
-		if text = caller.Sanitize(text, maxLabel); text != "" {
-			label = text
-			break
-		}
-	}
+	label := pubfile.Label(path, s.pubs.Comment(path, e.wire), e.sketch.comment)
 	if info := e.key.Info(); info.Label != label {
 		info.Label = label
 		e.key.info.Store(&info)

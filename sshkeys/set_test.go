@@ -22,6 +22,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/keyringd/keyringd/internal/folder/pubfile"
 )
 
 func edPEM(t testing.TB, comment string) []byte {
@@ -248,7 +250,7 @@ func TestLabels(t *testing.T) {
 		write(t, path+".pub", []byte(line+" "+comment+"\n"))
 		must(t, os.Chmod(path+".pub", 0o644))
 		s.rescan(t)
-		if got := s.List()[0].Label; !strings.HasPrefix(got, want) || len([]rune(got)) > maxLabel {
+		if got := s.List()[0].Label; !strings.HasPrefix(got, want) || len([]rune(got)) > pubfile.MaxLabel {
 			t.Errorf("label %q, want %q", got, want)
 		}
 		if s.key(t, path) != k {

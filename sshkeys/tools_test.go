@@ -82,9 +82,10 @@ type served struct {
 func serve(t testing.TB, dir string) served {
 	t.Helper()
 	keys := keyring.NewKeys(keyring.NewGate(nil))
-	set := New(keys)
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	set := New(keys, log)
 	ctx, cancel := context.WithCancel(context.Background())
-	f, err := folder.Watch(ctx, folder.Options{Dirs: []string{dir}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, set)
+	f, err := folder.Watch(ctx, folder.Options{Dirs: []string{dir}, Log: log}, set)
 	must(t, err)
 	t.Cleanup(func() { cancel(); <-f.Done() })
 	return served{keys, set, f}

@@ -24,8 +24,18 @@ type File struct {
 	UID  uint32      // its owner: the user's own, or 0
 }
 
-// Exposed reports whether others than the owner may read or write the file.
-func (f File) Exposed() bool { return f.Mode&0o077 != 0 }
+// Exposed says why the file is not private, nil if only its owner may read and
+// write it.
+func (f File) Exposed() error {
+	what := "read"
+	switch {
+	case f.Mode&0o077 == 0:
+		return nil
+	case f.Mode&0o044 == 0:
+		what = "write"
+	}
+	return fmt.Errorf("mode %04o lets others %s it; chmod 600 %s", f.Mode, what, f.Path)
+}
 
 // An ID changes when a file is written, replaced, renamed or given another
 // mode or owner. Two different contents within one tick of the filesystem's

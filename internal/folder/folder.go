@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -227,21 +228,23 @@ func (f *Folders) follow(ctx context.Context, last *round) {
 // maxSkipLines bounds what one scan writes to the log.
 const maxSkipLines = 20
 
-// logSkips tells of what is newly left out, once.
+// logSkips tells of what is newly left out, once, and of many files with one
+// reason in one line.
 func (s *scanner) logSkips(skips map[string]Skip) {
-	var fresh []Skip
+	fresh := map[string][]string{} // paths by reason
 	for path, skip := range skips {
-		if old, ok := s.skips[path]; ok && old.Reason.Error() == skip.Reason.Error() || skip.Ordinary {
+		old, ok := s.skips[path]
+		if skip.Ordinary || ok && old.Reason.Error() == skip.Reason.Error() {
 			continue
 		}
-		fresh = append(fresh, skip)
+		fresh[skip.Reason.Error()] = append(fresh[skip.Reason.Error()], path)
 	}
-	slices.SortFunc(fresh, func(a, b Skip) int { return strings.Compare(a.Path, b.Path) })
-	for i, skip := range fresh {
+	for i, reason := range slices.Sorted(maps.Keys(fresh)) {
 		if i == maxSkipLines {
-			s.opts.Log.Warn("more files skipped", "count", len(fresh)-i)
+			s.opts.Log.Warn("more files skipped", "reasons", len(fresh)-i)
 			break
 		}
-		s.opts.Log.Warn("skipped", "path", skip.Path, "err", skip.Reason)
+		paths := fresh[reason]
+		s.opts.Log.Warn("skipped", "path", slices.Min(paths), "files", len(paths), "err", reason)
 	}
 }

@@ -469,15 +469,21 @@ func TestWithoutKernelWatches(t *testing.T) {
 func TestReasonsAreLoggedOnce(t *testing.T) {
 	d := dir(t)
 	for i := range maxSkipLines + 5 {
-		must(t, unix.Mkfifo(filepath.Join(d, fmt.Sprintf("fifo%02d", i)), 0o600))
+		must(t, unix.Mkfifo(filepath.Join(d, fmt.Sprintf("a_fifo%02d", i)), 0o600))
+		write(t, filepath.Join(d, fmt.Sprintf("bad%02d", i)), "x")
 	}
 	write(t, filepath.Join(d, "known_hosts"), "x")
 	var log bytes.Buffer
 	r := newRecorder()
-	r.load = func(File, []byte) error { return ErrNotMine }
+	r.load = func(f File, _ []byte) error {
+		if strings.Contains(f.Path, "bad") {
+			return errors.New("bad: " + f.Path)
+		}
+		return ErrNotMine
+	}
 	f := watch(t, Options{Dirs: []string{d}, Log: slog.New(slog.NewTextHandler(&log, nil))}, r)
 	must(t, f.Rescan(t.Context()))
-	if n := strings.Count(log.String(), "\n"); n != maxSkipLines+1 || strings.Contains(log.String(), "known_hosts") {
+	if n := strings.Count(log.String(), "\n"); n != maxSkipLines+1 || !strings.Contains(log.String(), "files=25") || strings.Contains(log.String(), "known_hosts") {
 		t.Errorf("%d lines:\n%s", n, log.String())
 	}
 	for _, s := range f.Skipped() {

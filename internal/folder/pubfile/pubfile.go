@@ -17,7 +17,10 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"math/big"
+	"path/filepath"
 	"strings"
+
+	"github.com/keyringd/keyringd/internal/caller"
 )
 
 // Suffix is what the public key file's name has after the private one's.
@@ -74,6 +77,20 @@ func (s *Set) Comment(path string, wire []byte) string {
 		return ""
 	}
 	return p.Comment
+}
+
+// MaxLabel is how many characters of a label are shown; longer ones are cut.
+const MaxLabel = 100
+
+// Label returns the first of texts, or else the name of the file at path, that
+// has anything to show. It is sanitised and never empty.
+func Label(path string, texts ...string) string {
+	for _, text := range append(texts, filepath.Base(path)) {
+		if text = caller.Sanitize(text, MaxLabel); text != "" {
+			return text
+		}
+	}
+	return "key file" // its name is nothing but spaces
 }
 
 // maxLine is far above any public key's line, RSA-16384's being 2.8 KiB.
