@@ -1,0 +1,54 @@
+# keyringd. `make` alone lists what there is to do.
+
+PREFIX ?= /usr/local
+FUZZTIME ?= 30s
+
+# What `make build` builds into bin/: a program per folder of cmd/.
+PROGRAMS := keyringd
+
+# From git where there is a history, so that a build says which one it is; a
+# tree without one still builds.
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+
+.DEFAULT_GOAL := help
+.PHONY: deps build run demo test check bench fuzz install clean help
+
+deps: ## install what is missing on Debian and Ubuntu; elsewhere, name it
+	@scripts/deps.sh
+
+build: $(PROGRAMS:%=bin/%) ## build the programs into bin/
+
+# go itself knows what is out of date, so each build asks it.
+.PHONY: $(PROGRAMS:%=bin/%)
+$(PROGRAMS:%=bin/%): bin/%:
+	$(GO_BUILD) -o $@ ./cmd/$*
+
+run: build ## run keyringd on your own ~/.ssh, in the foreground (ARGS=... are its flags)
+	@exec bin/keyringd $(ARGS)
+
+demo: deps build ## watch ssh log in with TPM keys: scratch home, software TPM, real sshd
+	@scripts/demo.sh
+
+test: deps build ## run all tests
+	go test -timeout 14m ./...
+
+check: deps build ## gofmt, vet, staticcheck, house and import rules, tests under the race detector
+	@scripts/check.sh
+
+bench: deps build ## count TPM commands and measure latency beside other agents
+	go test -tags bench -count=1 -v -timeout 20m ./bench
+
+fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+install: build ## install into DESTDIR/PREFIX (default /usr/local)
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -m 0755 $(PROGRAMS:%=bin/%) '$(DESTDIR)$(PREFIX)/bin/'
+
+clean: ## remove what was built
+	rm -rf bin dist .cache
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

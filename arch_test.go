@@ -1,0 +1,354 @@
+// Package keyringd_test holds the rules that the whole tree keeps: who may
+// import whom (this file), and how the house is kept (house_test.go). The
+// reasons are in docs/design.md.
+package keyringd_test
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/keyringd/keyringd"
+
+// own says, for each folder with Go code that is not only tests, which packages
+// of this module it may import, and why no others. A folder without a row is a
+// fault: whoever adds a package says here what it may know.
+var own = []struct {
+	folder  string
+	imports []string
+	because string
+}{
+	{"keyring", []string{"prompt", "internal/secret"},
+		"the core knows no protocol, no device and no window; they know it"},
+	{"prompt", []string{"internal/secret"},
+		"asking has a vocabulary of its own, so that who asks knows no key and who answers knows no protocol"},
+	{"prompt/pinentry", []string{"prompt", "internal/assuan", "internal/secret"},
+		"it sees a question and returns an answer; it cannot reach keys"},
+	{"tpm", []string{"tpm/keyfile", "tpm/link", "internal/secret"},
+		"it is a library about TPMs; tpmkeys is where TPM and keyring meet"},
+	{"tpm/keyfile", nil, "reading a key file needs no device and no user"},
+	{"tpm/link", nil, "a channel carries bytes and knows nothing of what they mean"},
+	{"tpm/swtpm", []string{"tpm/link"}, "running a software TPM needs no more than a channel to it"},
+	{"tpmkeys", []string{"keyring", "tpm", "tpm/keyfile", "internal/caller", "internal/folder", "internal/folder/pubfile", "internal/secret"},
+		"it is where key files, TPM and keyring meet, and it speaks no protocol"},
+	{"sshkeys", []string{"keyring", "internal/caller", "internal/folder", "internal/folder/pubfile", "internal/secret"},
+		"ordinary keys need no TPM, and speak no protocol"},
+	{"agent", []string{"keyring", "internal/caller", "internal/listen", "internal/secret"},
+		"a front end knows the core only: never another front end, a device, a source of keys or a prompter"},
+	{"internal/assuan", []string{"internal/secret"}, "a line protocol knows no domain"},
+	{"internal/caller", nil, "who is on the other end of a socket is a question to the kernel alone"},
+	{"internal/folder", []string{"internal/secret"}, "it hands over files and does not know what is in them"},
+	{"internal/folder/pubfile", []string{"internal/caller"}, "it reads public halves and makes their comments fit to show: nothing of a key's use"},
+	{"internal/listen", nil, "sockets know no protocol"},
+	{"internal/secret", nil, "everyone may use it, so it uses nobody"},
+}
+
+// wiring are the folders that may import everything: they put the parts
+// together.
+var wiring = []string{"cmd/keyringd"}
+
+// testSupport are the folders that only tests may import. They may import what
+// they like, as tests may: real peers and real devices are what tests are for.
+var testSupport = []string{
+	"keyring/keyringtest", "tpm/tpmtest", "internal/daemontest", "internal/sshdtest", "bench", "e2e",
+}
+
+// homes says which folders may import a library, so that it can be exchanged
+// in one place. A home is a folder with all that is in it. The longest matching
+// path counts; a library without a row is a fault.
+var homes = []struct {
+	library string
+	folders []string
+	because string
+}{
+	{"golang.org/x/sync", []string{"."}, "it is as good as the standard library"},
+	{"golang.org/x/sys/unix", []string{"agent", "cmd", "internal", "prompt/pinentry", "tpm"},
+		"system calls belong to what meets the system; the core has no need of them"},
+	{"github.com/google/go-tpm", []string{"tpm"}, "only tpm/ speaks to a TPM"},
+	{"golang.org/x/crypto/ssh", []string{"agent", "sshkeys"}, "SSH's formats end at the agent and at OpenSSH's key files"},
+	{"golang.org/x/crypto/cryptobyte", []string{"sshkeys", "tpm"}, "DER is read where key files are"},
+	{"golang.org/x/crypto/pbkdf2", []string{"sshkeys"}, "only encrypted PKCS #8 files derive keys so"},
+	{"golang.org/x/crypto/scrypt", []string{"sshkeys"}, "only encrypted PKCS #8 files derive keys so"},
+	{"github.com/fsnotify/fsnotify", []string{"internal/folder"}, "one package watches folders for all"},
+	{"github.com/google/renameio/v2", []string{"tpm"}, "only the pinned parents are written to disk"},
+	{"github.com/coreos/go-systemd/v22/activation", []string{"internal/listen"}, "sockets come from one place, inherited or made"},
+	{"github.com/coreos/go-systemd/v22/daemon", []string{"cmd"}, "only a program reports to the service manager"},
+	{"github.com/spf13", []string{"cmd"}, "only programs have flags"},
+	{"github.com/pelletier/go-toml/v2", []string{"cmd"}, "only programs read configuration"},
+	{"github.com/google/go-cmp", nil, "it is for tests"},
+
+	{"flag", []string{"cmd"}, "only programs have flags"},
+	{"log", nil, "what is logged is logged through the slog.Logger one was given"},
+	{"log/slog", []string{"."}, "it is how things are logged"},
+	{"net/http", nil, "keyringd speaks to no network"},
+	{"os/exec", []string{"prompt/pinentry", "tpm/swtpm"}, "keyringd starts a prompter or a software TPM, and nothing else"},
+	{"plugin", nil, "no code is loaded into the daemon"},
+	{"testing", nil, "it is for tests"},
+	{"unsafe", []string{"internal/secret"}, "one package looks after memory that is not Go's"},
+	{"C", nil, "the daemon is built without cgo, so that one file runs everywhere"},
+}
+
+// A source is one Go file as the rules see it.
+type source struct {
+	path string // slash-separated, from the module's root
+	file *ast.File
+}
+
+func (s source) folder() string {
+	if i := strings.LastIndexByte(s.path, '/'); i >= 0 {
+		return s.path[:i]
+	}
+	return "."
+}
+
+// forTests reports whether the file is a test, or only serves tests.
+func (s source) forTests() bool {
+	return strings.HasSuffix(s.path, "_test.go") || slices.Contains(testSupport, s.folder())
+}
+
+// within reports whether path is dir or lies under it.
+func within(path, dir string) bool {
+	return dir == "." || path == dir || strings.HasPrefix(path, dir+"/")
+}
+
+// importFaults returns a sentence for each import that breaks a rule.
+func importFaults(sources []source) []string {
+	var faults []string
+	for _, s := range sources {
+		for _, spec := range s.file.Imports {
+			path, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				faults = append(faults, fmt.Sprintf("%s: import %s cannot be read", s.path, spec.Path.Value))
+				continue
+			}
+			if fault := importFault(s, path); fault != "" {
+				faults = append(faults, fault)
+			}
+		}
+	}
+	return faults
+}
+
+func importFault(s source, path string) string {
+	if s.forTests() {
+		return ""
+	}
+	if mine, ok := strings.CutPrefix(path, module+"/"); ok {
+		return ownFault(s, mine)
+	}
+	return libraryFault(s, path)
+}
+
+func ownFault(s source, path string) string {
+	if slices.Contains(testSupport, path) {
+		return fmt.Sprintf("%s imports %s: that package is for tests", s.path, path)
+	}
+	if slices.Contains(wiring, s.folder()) {
+		return ""
+	}
+	for _, rule := range own {
+		if rule.folder != s.folder() || slices.Contains(rule.imports, path) {
+			continue
+		}
+		may := "nothing of this module"
+		if len(rule.imports) > 0 {
+			may = "only " + strings.Join(rule.imports, ", ")
+		}
+		return fmt.Sprintf("%s imports %s: %s may import %s, because %s", s.path, path, rule.folder, may, rule.because)
+	}
+	return ""
+}
+
+func libraryFault(s source, path string) string {
+	found := -1
+	for i, home := range homes {
+		if within(path, home.library) && (found < 0 || len(home.library) > len(homes[found].library)) {
+			found = i
+		}
+	}
+	if found < 0 {
+		if first, _, _ := strings.Cut(path, "/"); !strings.Contains(first, ".") {
+			return "" // the standard library
+		}
+		return fmt.Sprintf("%s imports %s: no rule names that library; give it one home in arch_test.go, and say why it is needed", s.path, path)
+	}
+	home := homes[found]
+	for _, folder := range home.folders {
+		if within(s.folder(), folder) {
+			return ""
+		}
+	}
+	where := "in tests only"
+	if len(home.folders) > 0 {
+		where = "in " + strings.Join(home.folders, ", ") + " only"
+	}
+	return fmt.Sprintf("%s imports %s: %s belongs %s, because %s", s.path, path, home.library, where, home.because)
+}
+
+// folderFaults returns a sentence for each folder that no rule knows, and for
+// each rule whose folder is gone.
+func folderFaults(sources []source) []string {
+	var faults []string
+	known := slices.Concat(wiring, testSupport)
+	for _, rule := range own {
+		known = append(known, rule.folder)
+	}
+	seen := map[string]bool{}
+	for _, s := range sources {
+		folder := s.folder()
+		if seen[folder] || strings.HasSuffix(s.path, "_test.go") {
+			continue
+		}
+		seen[folder] = true
+		if !slices.Contains(known, folder) {
+			faults = append(faults, fmt.Sprintf("%s: no rule says what this package may import; add a row to arch_test.go", folder))
+		}
+	}
+	for _, s := range sources { // a folder of nothing but tests is there, too
+		seen[s.folder()] = true
+	}
+	for _, folder := range known {
+		if !seen[folder] {
+			faults = append(faults, fmt.Sprintf("%s: arch_test.go has a rule for it, but there is no such package", folder))
+		}
+	}
+	return faults
+}
+
+// tree parses every Go file of the module.
+func tree(t *testing.T) (*token.FileSet, []source) {
+	t.Helper()
+	fset := token.NewFileSet()
+	var sources []source
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			hidden := path != "." && strings.ContainsAny(d.Name()[:1], "._")
+			if hidden || d.Name() == "testdata" || (path != "." && isModule(path)) {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		file, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, source{filepath.ToSlash(path), file})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(sources) < 50 {
+		t.Fatalf("only %d Go files found: the rules would be kept by looking away", len(sources))
+	}
+	return fset, sources
+}
+
+func isModule(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
+
+// TestImports holds the tree to the tables above.
+func TestImports(t *testing.T) {
+	_, sources := tree(t)
+	for _, fault := range slices.Concat(importFaults(sources), folderFaults(sources)) {
+		t.Error(fault)
+	}
+}
+
+// TestImportRulesBite breaks each kind of rule in a tree of a few lines, and
+// wants a sentence that names the file, the import and the rule.
+func TestImportRulesBite(t *testing.T) {
+	for _, c := range []struct {
+		name, path, imports string
+		want                []string // empty: allowed
+	}{
+		{"a front end reaches for the TPM", "agent/sign.go", module + "/tpm",
+			[]string{"agent/sign.go imports tpm", "agent may import only keyring", "never another front end"}},
+		{"the core learns of the TPM", "keyring/gate.go", module + "/tpm/keyfile",
+			[]string{"keyring/gate.go imports tpm/keyfile", "keyring may import only prompt, internal/secret"}},
+		{"the TPM learns of the core", "tpm/sign.go", module + "/keyring",
+			[]string{"tpm/sign.go imports keyring", "a library about TPMs"}},
+		{"a leaf imports its user", "internal/secret/bytes.go", module + "/internal/listen",
+			[]string{"internal/secret may import nothing of this module"}},
+		{"a program imports what is for tests", "cmd/keyringd/main.go", module + "/tpm/tpmtest",
+			[]string{"cmd/keyringd/main.go imports tpm/tpmtest", "for tests"}},
+		{"a library away from home", "tpmkeys/key.go", "github.com/google/go-tpm/tpm2",
+			[]string{"tpmkeys/key.go imports github.com/google/go-tpm/tpm2", "belongs in tpm only", "only tpm/ speaks to a TPM"}},
+		{"a library that nobody decided on", "tpm/sign.go", "example.org/leftpad",
+			[]string{"tpm/sign.go imports example.org/leftpad", "no rule names that library"}},
+		{"a longer path has a home of its own", "cmd/keyringd/main.go", "github.com/coreos/go-systemd/v22/activation",
+			[]string{"belongs in internal/listen only"}},
+		{"a library for tests", "keyring/keys.go", "github.com/google/go-cmp/cmp",
+			[]string{"belongs in tests only"}},
+		{"a program started from the core", "keyring/keys.go", "os/exec",
+			[]string{"keyring/keys.go imports os/exec", "starts a prompter or a software TPM"}},
+		{"a network", "agent/server.go", "net/http", []string{"keyringd speaks to no network"}},
+
+		{"a folder whose name only begins like a home", "tpmkeys/x.go", "golang.org/x/crypto/cryptobyte",
+			[]string{"belongs in sshkeys, tpm only"}},
+		{"a front end and its core", "agent/sign.go", module + "/keyring", nil},
+		{"a library at home", "tpm/link/link.go", "github.com/google/go-tpm/tpm2", nil},
+		{"the standard library", "keyring/keys.go", "crypto/sha256", nil},
+		{"the program that wires all", "cmd/keyringd/main.go", module + "/agent", nil},
+		{"a test", "agent/sign_test.go", module + "/tpm", nil},
+		{"test support", "tpm/tpmtest/tools.go", "os/exec", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			faults := importFaults([]source{example(t, c.path, "package x\nimport _ \""+c.imports+"\"\n")})
+			wantFault(t, faults, c.want)
+		})
+	}
+	t.Run("a package that no rule knows", func(t *testing.T) {
+		faults := folderFaults([]source{example(t, "helpers/all.go", "package helpers\n")})
+		wantFault(t, faults[:1], []string{"helpers: no rule says what this package may import"})
+		if len(faults) == 1 {
+			t.Error("rules without a package went unnoticed")
+		}
+	})
+}
+
+// example parses a file that is not there.
+func example(t *testing.T, path, text string) source {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, text, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source{path, file}
+}
+
+// wantFault wants one sentence that holds every part, or none at all.
+func wantFault(t *testing.T, faults, parts []string) {
+	t.Helper()
+	if len(parts) == 0 {
+		if len(faults) > 0 {
+			t.Errorf("refused: %q", faults)
+		}
+		return
+	}
+	if len(faults) != 1 {
+		t.Fatalf("%d faults, want 1: %q", len(faults), faults)
+	}
+	for _, part := range parts {
+		if !strings.Contains(faults[0], part) {
+			t.Errorf("%q does not say %q", faults[0], part)
+		}
+	}
+}

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Installs what building and testing keyringd needs and this system lacks.
+#
+#   scripts/deps.sh            everything
+#   scripts/deps.sh build      only what a build needs
+#
+# On Debian and Ubuntu it installs packages, with sudo where it is not root. It
+# prints and does nothing where nothing is missing. On other systems it names
+# the packages and leaves the rest to you. It downloads nothing else.
+set -euo pipefail
+
+# Debian and Ubuntu package names.
+build=(ca-certificates git make)
+tests=(
+	gcc libc6-dev # the race detector
+	procps socat strace gdb
+	openssl openssh-client openssh-server gnupg
+	swtpm swtpm-tools tpm2-tools tpm2-openssl
+	pinentry-curses pinentry-tty
+)
+
+fedora="ca-certificates git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty"
+arch="ca-certificates git make go gcc procps-ng socat strace gdb openssl openssh gnupg swtpm tpm2-tools tpm2-openssl pinentry"
+
+need_go() {
+	local want have
+	want=$(awk '$1 == "go" { print $2; exit }' "$(dirname "$0")/../go.mod")
+	have=$(go env GOVERSION 2>/dev/null || true)
+	have=${have#go}
+	if [ -z "$have" ]; then
+		echo "deps: keyringd needs Go $want or newer, and there is no go command: https://go.dev/doc/install" >&2
+		exit 1
+	fi
+	if [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -n 1)" != "$want" ]; then
+		echo "deps: keyringd needs Go $want or newer, and this is $have: https://go.dev/doc/install" >&2
+		exit 1
+	fi
+}
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	else
+		sudo "$@"
+	fi
+}
+
+# The tests start an sshd of their own on loopback. Installing openssh-server
+# would also start one for the whole machine, which nobody asked for: services
+# are held back during the install, and that one is not enabled for later.
+hold_services() {
+	policy=/usr/sbin/policy-rc.d
+	[ ! -e "$policy" ] || return 0 # the machine has a rule of its own
+	trap 'as_root rm -f "$policy"' EXIT
+	printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+	as_root chmod 0755 "$policy"
+}
+
+apt() {
+	as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+		apt-get -q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null
+}
+
+wanted=("${build[@]}")
+case ${1:-all} in
+all) wanted+=("${tests[@]}") ;;
+build) ;;
+*)
+	echo "usage: scripts/deps.sh [all|build]" >&2
+	exit 2
+	;;
+esac
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+	need_go
+	# A person who has seen the list once should not see it at every make.
+	mark=$(dirname "$0")/../.cache/deps-named
+	if [ ! -e "$mark" ]; then
+		cat >&2 <<-EOF
+			deps: this is not Debian or Ubuntu, so nothing is installed. keyringd is built and tested with
+			  Fedora:  sudo dnf install $fedora
+			  Arch:    sudo pacman -S --needed $arch
+			Tests whose program is missing are skipped.
+		EOF
+		mkdir -p "$(dirname "$mark")" && : >"$mark"
+	fi
+	exit 0
+fi
+
+missing=()
+for package in "${wanted[@]}"; do
+	status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
+	[ "$status" = installed ] || missing+=("$package")
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+	echo "deps: installing ${missing[*]}"
+	hold_services
+	apt update
+	apt install -y --no-install-recommends "${missing[@]}"
+	if [[ " ${missing[*]} " == *" openssh-server "* ]] && [ -d /run/systemd/system ]; then
+		as_root systemctl disable -q ssh.service ssh.socket 2>/dev/null || true
+		echo "deps: sshd is installed but not enabled; 'systemctl enable --now ssh' would let others log in"
+	fi
+fi
+need_go
