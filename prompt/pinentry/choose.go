@@ -1,0 +1,206 @@
+package pinentry
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyringd/keyringd/prompt"
+)
+
+// Env is what prompters are chosen by.
+type Env struct {
+	Environ    []string      // as os.Environ returns it
+	Executable string        // the daemon's own, beside which keyring-ui is looked for; "": nowhere
+	TTY        string        // a terminal that may be used beside GPG_TTY, see ForegroundTTY; "": none
+	Timeout    time.Duration // how long a question stays; 0: DefaultTimeout
+	Log        *slog.Logger  // nil: nowhere
+}
+
+// ErrUnsupported is wrapped for a prompter that this version does not have.
+var ErrUnsupported = errors.New("not supported by this version")
+
+// New returns the prompter that spec names: "auto", "ui", "gnome",
+// "pinentry:PROGRAM", "askpass:PROGRAM" or "none". PROGRAM is a path, or a name
+// that is looked for on PATH. It fails where the program does not exist, so
+// that a mistake shows at the start and not at the first question.
+//
+// "auto" looks at each question what there is, as programs and displays come
+// and go, and asks with the first that can: keyring-ui; the pinentry programs
+// of a graphical desktop; those of a terminal, if there is one; an SSH_ASKPASS
+// program. Where there is none, each question is a [prompt.ErrUnavailable].
+func New(spec string, env Env) (prompt.Prompter, error) {
+	kind, arg, hasArg := strings.Cut(spec, ":")
+	takesArg := kind == "pinentry" || kind == "askpass"
+	if takesArg != hasArg || takesArg && arg == "" {
+		return nil, fmt.Errorf("prompter %q: want auto, ui, gnome, pinentry:PROGRAM, askpass:PROGRAM or none", spec)
+	}
+	switch kind {
+	case "auto":
+		return auto{env}, nil
+	case "none":
+		return prompt.None{}, nil
+	case "gnome":
+		return nil, fmt.Errorf("prompter %q: %w; hint: use pinentry:pinentry-gnome3", spec, ErrUnsupported)
+	case "ui":
+		path := env.ui()
+		if path == "" {
+			return nil, fmt.Errorf("prompter %q: keyring-ui is neither beside keyringd nor on PATH", spec)
+		}
+		return env.program(path), nil
+	case "pinentry", "askpass":
+		path := env.find(arg)
+		if path == "" {
+			return nil, fmt.Errorf("prompter %q: program not found", spec)
+		}
+		if kind == "askpass" {
+			return env.askpass(path), nil
+		}
+		return env.program(path), nil
+	}
+	return nil, fmt.Errorf("prompter %q: want auto, ui, gnome, pinentry:PROGRAM, askpass:PROGRAM or none", spec)
+}
+
+// auto chooses at each question.
+type auto struct{ env Env }
+
+func (a auto) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer, error) {
+	return prompt.Chain(a.env.candidates()...).Prompt(ctx, q)
+}
+
+// desktopPrograms are the pinentry programs that open a window, best first:
+// the first is the only one that is truly modal under GNOME; "pinentry" is the
+// system's own choice, and may be one for terminals.
+var desktopPrograms = []string{"pinentry-gnome3", "pinentry-qt", "pinentry-gtk-2", "pinentry-fltk", "pinentry"}
+
+var terminalPrograms = []string{"pinentry-curses", "pinentry-tty", "pinentry"}
+
+// askpassPlaces is where distributions put what OpenSSH uses by default.
+var askpassPlaces = []string{
+	"ssh-askpass", "/usr/lib/ssh/ssh-askpass", "/usr/libexec/ssh/ssh-askpass", "/usr/libexec/openssh/ssh-askpass",
+	"/usr/libexec/openssh/gnome-ssh-askpass", "/usr/lib/openssh/gnome-ssh-askpass", "/usr/lib/ssh/x11-ssh-askpass",
+	"ksshaskpass",
+}
+
+// candidates returns the prompters that may work now, best first.
+func (e Env) candidates() []prompt.Prompter {
+	var found []prompt.Prompter
+	desktop := e.withDisplay()
+	if desktop != nil {
+		if path := desktop.ui(); path != "" {
+			found = append(found, desktop.program(path))
+		}
+		for _, name := range desktopPrograms {
+			if path := desktop.find(name); path != "" && !needsTTY(path) {
+				found = append(found, desktop.program(path))
+			}
+		}
+	}
+	if e.tty() != "" {
+		for _, name := range terminalPrograms {
+			if path := e.find(name); path != "" && needsTTY(path) {
+				found = append(found, e.program(path))
+			}
+		}
+	}
+	force := lookup(e.Environ, "SSH_ASKPASS_REQUIRE") == "force"
+	if desktop == nil && force {
+		desktop = &e
+	}
+	if desktop != nil {
+		for _, name := range append([]string{lookup(e.Environ, "SSH_ASKPASS")}, askpassPlaces...) {
+			if path := e.find(name); path != "" {
+				found = append(found, desktop.askpass(path))
+				break
+			}
+		}
+	}
+	return found
+}
+
+func (e Env) program(path string) *Program {
+	return &Program{Path: path, Environ: e.Environ, TTY: e.tty(), Timeout: e.Timeout, Log: e.Log}
+}
+
+func (e Env) askpass(path string) *Askpass {
+	return &Askpass{Path: path, Environ: e.Environ, Timeout: e.Timeout, Log: e.Log}
+}
+
+// tty returns a terminal that exists and is the user's, or "".
+func (e Env) tty() string {
+	path := cmp.Or(lookup(e.Environ, "GPG_TTY"), e.TTY)
+	if path == "" {
+		return ""
+	}
+	if _, err := keepTTY(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// ui returns keyring-ui's path, or "".
+func (e Env) ui() string {
+	const name = "keyring-ui"
+	if filepath.IsAbs(e.Executable) {
+		if path := filepath.Join(filepath.Dir(e.Executable), name); executable(path) {
+			return path
+		}
+	}
+	return e.find(name)
+}
+
+// find returns the absolute path of a program, or "". Only absolute entries of
+// PATH count: what a relative one means depends on where the daemon was started.
+func (e Env) find(name string) string {
+	if strings.Contains(name, "/") {
+		if path, err := filepath.Abs(name); err == nil && executable(path) {
+			return path
+		}
+		return ""
+	}
+	if name == "" {
+		return ""
+	}
+	for _, dir := range filepath.SplitList(lookup(e.Environ, "PATH")) {
+		if path := filepath.Join(dir, name); filepath.IsAbs(dir) && executable(path) {
+			return path
+		}
+	}
+	return ""
+}
+
+func executable(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && unix.Access(path, unix.X_OK) == nil
+}
+
+// withDisplay returns e with a display in its environment, or nil if there is
+// none. A daemon that the login itself starts is older than the display and
+// does not have it in its environment: then a Wayland socket in the user's
+// runtime directory is one.
+func (e Env) withDisplay() *Env {
+	if lookup(e.Environ, "WAYLAND_DISPLAY") != "" || lookup(e.Environ, "DISPLAY") != "" {
+		return &e
+	}
+	dir := lookup(e.Environ, "XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(dir) {
+		return nil
+	}
+	sockets, _ := filepath.Glob(filepath.Join(dir, "wayland-[0-9]*"))
+	for _, path := range sockets {
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK && int(st.Uid) == os.Geteuid() {
+			e.Environ = append(e.Environ[:len(e.Environ):len(e.Environ)], "WAYLAND_DISPLAY="+filepath.Base(path))
+			return &e
+		}
+	}
+	return nil
+}

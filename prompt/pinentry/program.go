@@ -1,0 +1,355 @@
+package pinentry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"github.com/keyringd/keyringd/internal/assuan"
+	"github.com/keyringd/keyringd/internal/secret"
+	"github.com/keyringd/keyringd/prompt"
+)
+
+// A Program is a [prompt.Prompter] that runs a pinentry program for each
+// question. Its fields may not be changed once it is used.
+//
+// A program that knows an option "keyringd-kind" is given the question's parts
+// as further options, keyringd-subject, -reason, -caller, -warning, -retry,
+// -left, -pin and -remember (in seconds), beside the texts every pinentry gets.
+//
+// A program that cannot be started, dies, talks nonsense, or finds no place to
+// show a question is an [prompt.ErrUnavailable]; a question that was closed,
+// refused or not answered in time an [prompt.ErrDismissed].
+type Program struct {
+	Path    string        // the executable
+	Args    []string      // further arguments
+	Environ []string      // the environment to take the child's from, as os.Environ returns it
+	TTY     string        // a terminal that the program may use; "": none
+	Timeout time.Duration // how long a question stays; 0: DefaultTimeout
+	Log     *slog.Logger  // what a failing program said on standard error; nil: nowhere
+}
+
+var (
+	errNotReady  = fmt.Errorf("%w: the program did not get ready within %v", prompt.ErrUnavailable, readyWithin)
+	errNoAnswer  = fmt.Errorf("%w: not answered in time", prompt.ErrDismissed)
+	errNeverSame = fmt.Errorf("%w: repeated wrongly %d times", prompt.ErrDismissed, maxRounds)
+)
+
+// Prompt implements [prompt.Prompter].
+func (p *Program) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer, error) {
+	restore := func() {}
+	if p.TTY != "" {
+		var err error
+		if restore, err = keepTTY(p.TTY); err != nil {
+			return prompt.Answer{}, fmt.Errorf("%w: terminal: %w", prompt.ErrUnavailable, err)
+		}
+	} else if needsTTY(p.Path) {
+		// pinentry-tty would take the protocol itself for the user's typing.
+		return prompt.Answer{}, fmt.Errorf("%w: %s needs a terminal", prompt.ErrUnavailable, p.Path)
+	}
+	cmd := exec.Command(p.Path, p.Args...)
+	cmd.Env = filter(p.Environ)
+	var a prompt.Answer
+	stderr, err := run(ctx, cmd, true, func(c *child) error {
+		d := dialog{p: p, c: c, q: q, cl: assuan.NewClient(c.stdout, c.stdin)}
+		defer d.cl.Close()
+		var err error
+		a.Passphrase, err = d.run()
+		return err
+	})
+	restore()
+	if err != nil {
+		a.Passphrase.Wipe()
+		report(p.Log, p.Path, stderr, err)
+		return prompt.Answer{}, err
+	}
+	return a, nil
+}
+
+// report logs what a program that could not ask said about it.
+func report(log *slog.Logger, path, stderr string, err error) {
+	if log != nil && stderr != "" && errors.Is(err, prompt.ErrUnavailable) {
+		log.Warn("prompt program failed", "program", path, "stderr", fmt.Sprintf("%q", stderr))
+	}
+}
+
+func (p *Program) timeout() time.Duration {
+	if p.Timeout > 0 {
+		return p.Timeout
+	}
+	return DefaultTimeout
+}
+
+// A dialog is one question put to one run of a program.
+type dialog struct {
+	p        *Program
+	c        *child
+	q        prompt.Question
+	cl       *assuan.Client
+	repeated bool // the program itself asked for the passphrase twice
+}
+
+func (d *dialog) run() (secret.Bytes, error) {
+	stop := d.c.within(readyWithin, errNotReady)
+	d.cl.Status = func(keyword, _ string) { d.repeated = d.repeated || keyword == "PIN_REPEATED" }
+	err := d.prepare()
+	stop()
+	if err != nil {
+		return secret.Bytes{}, outcome(err)
+	}
+	t := d.p.timeout()
+	stop = d.c.within(t+min(t, timeoutGrace), errNoAnswer)
+	defer stop()
+	pin, err := d.ask()
+	if err != nil {
+		return secret.Bytes{}, outcome(err)
+	}
+	_, _ = d.cl.Do("BYE") // it has answered; how it says goodbye is its own affair
+	return pin, nil
+}
+
+// outcome says what a failed command means.
+func outcome(err error) error {
+	var e *assuan.Error
+	if errors.As(err, &e) {
+		switch e.Reason() {
+		case assuan.CodeCanceled, assuan.CodeFullyCanceled, assuan.CodeNotConfirmed:
+			return prompt.ErrDismissed
+		case assuan.CodeTimeout:
+			return errNoAnswer
+		}
+	}
+	if errors.Is(err, prompt.ErrDismissed) || errors.Is(err, prompt.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: prompt program: %w", prompt.ErrUnavailable, err)
+}
+
+// try sends a command that the program need not know.
+func (d *dialog) try(command string) (known bool, err error) {
+	data, err := d.cl.Do(command)
+	data.Wipe()
+	var e *assuan.Error
+	if errors.As(err, &e) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// tryAll sends commands that the program need not know.
+func (d *dialog) tryAll(commands ...string) error {
+	for _, c := range commands {
+		if _, err := d.try(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// set returns a command that sets a text, and is never too long.
+func set(command, text string) string {
+	return command + " " + assuan.Escape(fit(text, assuan.MaxLine-len(command)-1))
+}
+
+// prepare tells the program all but the question itself.
+func (d *dialog) prepare() error {
+	if err := d.cl.Greeting(); err != nil {
+		return err
+	}
+	if err := d.options(); err != nil {
+		return err
+	}
+	rich, err := d.try(set("OPTION", "keyringd-kind="+kindName(d.q.Kind)))
+	if err == nil && rich {
+		err = d.parts()
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.tryAll(
+		"SETTITLE keyringd",
+		fmt.Sprintf("SETTIMEOUT %d", int(max(d.p.timeout(), time.Second)/time.Second)),
+	); err != nil {
+		return err
+	}
+	// A program that cannot say what is asked for must not ask.
+	if _, err := d.cl.Do(set("SETDESC", describe(d.q))); err != nil {
+		return fmt.Errorf("SETDESC: %v: %w", err, prompt.ErrUnavailable)
+	}
+	switch d.q.Kind {
+	case prompt.Confirm:
+		return d.tryAll("SETOK _Allow", "SETCANCEL _Deny")
+	case prompt.Notice:
+		return nil
+	}
+	if err := d.tryAll(set("SETPROMPT", label(d.q))); err != nil {
+		return err
+	}
+	if s := wrong(d.q); s != "" {
+		return d.tryAll(set("SETERROR", s))
+	}
+	return nil
+}
+
+// options tells the program where it is.
+func (d *dialog) options() error {
+	env := d.p.Environ
+	opts := [][2]string{
+		{"grab", ""},
+		{"display", lookup(env, "DISPLAY")},
+		{"ttyname", d.p.TTY},
+		{"ttytype", lookup(env, "TERM")},
+		{"lc-ctype", locale(env, "LC_CTYPE")},
+		{"lc-messages", locale(env, "LC_MESSAGES")},
+		{"default-ok", "_OK"},
+		{"default-cancel", "_Cancel"},
+		{"default-prompt", label(d.q)},
+	}
+	if host, err := os.Hostname(); err == nil {
+		opts = append(opts, [2]string{"owner", fmt.Sprintf("%d/%d %s", os.Getpid(), os.Getuid(), host)})
+	}
+	for _, o := range opts {
+		text := o[0]
+		switch {
+		case o[1] != "":
+			text += "=" + o[1]
+		case o[0] != "grab":
+			continue
+		}
+		if _, err := d.try(set("OPTION", text)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// locale returns a locale category as setlocale(3) finds it.
+func locale(environ []string, category string) string {
+	for _, name := range []string{"LC_ALL", category, "LANG"} {
+		if v := lookup(environ, name); v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// kindName is a kind's name in the option keyringd-kind.
+func kindName(k prompt.Kind) string {
+	switch k {
+	case prompt.NewPassphrase:
+		return "new-passphrase"
+	case prompt.Confirm:
+		return "confirm"
+	case prompt.Notice:
+		return "notice"
+	}
+	return "passphrase"
+}
+
+// parts sends the question's parts to a program that wants them.
+func (d *dialog) parts() error {
+	flag := func(b bool) string {
+		if b {
+			return "1"
+		}
+		return ""
+	}
+	number := func(n int) string {
+		if n > 0 {
+			return strconv.Itoa(n)
+		}
+		return ""
+	}
+	for _, o := range [][2]string{
+		{"subject", d.q.Subject},
+		{"reason", d.q.Reason},
+		{"caller", d.q.Caller},
+		{"warning", d.q.Warning},
+		{"retry", flag(d.q.Retry)},
+		{"left", number(d.q.Left)},
+		{"pin", flag(d.q.PIN)},
+		{"remember", number(int(d.q.Remember / time.Second))},
+	} {
+		if o[1] == "" {
+			continue
+		}
+		if _, err := d.try(set("OPTION", "keyringd-"+o[0]+"="+o[1])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask shows the question and waits for its answer.
+func (d *dialog) ask() (secret.Bytes, error) {
+	switch d.q.Kind {
+	case prompt.Confirm:
+		data, err := d.cl.Do("CONFIRM")
+		data.Wipe()
+		return secret.Bytes{}, err
+	case prompt.Notice:
+		return secret.Bytes{}, d.notice()
+	case prompt.NewPassphrase:
+		return d.choose()
+	}
+	return d.cl.Do("GETPIN")
+}
+
+// notice shows the question. However it is closed, it was seen.
+func (d *dialog) notice() error {
+	var e *assuan.Error
+	for _, command := range []string{"MESSAGE", "CONFIRM --one-button"} {
+		data, err := d.cl.Do(command)
+		data.Wipe()
+		if errors.As(err, &e) && e.Reason() == assuan.CodeUnknownCommand {
+			continue
+		}
+		if err != nil && errors.Is(outcome(err), prompt.ErrDismissed) {
+			return nil
+		}
+		return err
+	}
+	return e
+}
+
+// choose lets the user choose a passphrase and repeat it.
+func (d *dialog) choose() (secret.Bytes, error) {
+	for range maxRounds {
+		if err := d.tryAll("SETREPEAT Repeat:", set("SETREPEATERROR", unequal(d.q))); err != nil {
+			return secret.Bytes{}, err
+		}
+		first, err := d.cl.Do("GETPIN")
+		if err != nil || d.repeated {
+			return first, err
+		}
+		// A program that does not know SETREPEAT asks again.
+		again, err := d.repeat()
+		if err == nil && again.Equal(first) {
+			again.Wipe()
+			return first, nil
+		}
+		again.Wipe()
+		first.Wipe()
+		if err != nil {
+			return secret.Bytes{}, err
+		}
+		if err := d.tryAll(set("SETDESC", describe(d.q)), set("SETERROR", unequal(d.q))); err != nil {
+			return secret.Bytes{}, err
+		}
+	}
+	return secret.Bytes{}, errNeverSame
+}
+
+func (d *dialog) repeat() (secret.Bytes, error) {
+	q := d.q
+	q.Warning, q.Reason, q.Remember = "", "", 0
+	if err := d.tryAll(set("SETDESC", "Repeat the new "+word(q)+" for:\n"+fit(q.Subject, maxField))); err != nil {
+		return secret.Bytes{}, err
+	}
+	return d.cl.Do("GETPIN")
+}
