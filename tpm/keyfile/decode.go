@@ -171,19 +171,17 @@ func eachOptional(s *cryptobyte.String, field func(n int, whole, body cryptobyte
 		if n == 0x1f {
 			return errors.New("field with a number above 30")
 		}
-		var whole, body cryptobyte.String
+		var body cryptobyte.String
 		var t tag.Tag
-		if !s.ReadAnyASN1Element(&whole, &t) {
+		whole := *s
+		if !s.ReadAnyASN1(&body, &t) {
 			return fmt.Errorf("field [%d]: bad DER", n)
 		}
+		whole = whole[:len(whole)-len(*s)]
 		if n <= last {
 			return fmt.Errorf("field [%d] is repeated or out of order", n)
 		}
 		last = n
-		inner := whole
-		if !inner.ReadASN1(&body, t) {
-			return fmt.Errorf("field [%d]: bad DER", n)
-		}
 		if t&0x20 == 0 && n <= 5 {
 			return fmt.Errorf("field [%d]: not EXPLICIT", n)
 		}

@@ -57,9 +57,6 @@ func (f *File) PublicKey() (crypto.PublicKey, error) {
 		key, err = rsaKey(pub)
 	default:
 		err = errors.New("sealed data or a symmetric key has no public key")
-		if f.Type != Sealed && pub.Type != tpm2.TPMAlgKeyedHash && pub.Type != tpm2.TPMAlgSymCipher {
-			err = fmt.Errorf("algorithm 0x%04x is not supported", uint16(pub.Type))
-		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pubkey: %w", err)
@@ -155,16 +152,15 @@ func parsePublic(b []byte) (*tpm2.TPMTPublic, error) {
 	return parsePublicArea(b[2:])
 }
 
-// parsePublicArea decodes a TPMT_PUBLIC. Encoding it again must give the same
-// bytes: that is how trailing bytes and reserved bits show, which a TPM
-// refuses too.
+// parsePublicArea decodes a TPMT_PUBLIC that takes up all of b. What the decoder
+// did not read shows when it is encoded again.
 func parsePublicArea(b []byte) (*tpm2.TPMTPublic, error) {
 	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](b)
 	if err != nil {
 		return nil, fmt.Errorf("not a public area: %w", err)
 	}
 	if !bytes.Equal(tpm2.Marshal(pub), b) {
-		return nil, errors.New("not a public area: reserved bits or bytes after its end")
+		return nil, errors.New("not a public area: bytes after its end")
 	}
 	return pub, nil
 }
