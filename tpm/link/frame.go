@@ -42,8 +42,8 @@ func responseCode(rsp []byte) tpm2.TPMRC {
 }
 
 // readResponse reads one response into buf, which must have room for readSize
-// bytes, or into a larger one. It fails if there is more than one response to
-// be read: the other would be taken for the answer to the next command.
+// bytes, or into a larger one. It fails if more than the response came with it,
+// which would be taken for the answer to the next command.
 func readResponse(r io.Reader, buf []byte) ([]byte, error) {
 	buf = buf[:cap(buf)]
 	have, err := io.ReadAtLeast(r, buf, headerSize)

@@ -37,7 +37,7 @@ var errStopped = errors.New("stopped")
 
 // Options say where the software TPM lives.
 type Options struct {
-	Dir     string       // the state; made with mode 0700 if it is missing
+	Dir     string       // the state; made with mode 0700 if it is missing, else others must not be able to write in it
 	Socket  string       // where it listens, mode 0600; its folder must exist. Empty: Dir/socket
 	Program string       // empty: "swtpm", looked up in PATH
 	Startup Startup      // who sends TPM2_Startup; the zero value is right but for tests
@@ -148,9 +148,14 @@ func prepare(o Options) error {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return err
 	}
-	// The state holds every secret of this TPM.
-	if err := os.Chmod(o.Dir, 0o700); err != nil {
+	// Whoever could write there could put a TPM of his own in place of this one.
+	// What is in it only the user can read, whatever the folder's mode.
+	info, err := os.Stat(o.Dir)
+	if err != nil {
 		return err
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); !ok || int(s.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("folder %s is not this user's alone to write in", o.Dir)
 	}
 	conn, err := net.Dial("unix", o.Socket)
 	if err == nil {

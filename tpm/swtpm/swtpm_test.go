@@ -117,7 +117,11 @@ func TestStartServesOneConnectionAfterTheOther(t *testing.T) {
 		}
 		l.Close()
 	}
-	for path, want := range map[string]os.FileMode{p.options.Dir: 0o700, p.options.Socket: 0o600} {
+	state, err := filepath.Glob(filepath.Join(p.options.Dir, "*.permall"))
+	if err != nil || len(state) != 1 {
+		t.Fatal(state, err)
+	}
+	for path, want := range map[string]os.FileMode{p.options.Dir: 0o700, p.options.Socket: 0o600, state[0]: 0o600} {
 		info, err := os.Stat(path)
 		if err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v", path, info, err)
@@ -291,6 +295,16 @@ func TestStartFails(t *testing.T) {
 	}
 	if _, err = Start(t.Context(), Options{Dir: dir + ",x", Program: broken}); err == nil || !strings.Contains(err.Error(), "comma") {
 		t.Errorf("comma: %v", err)
+	}
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o770); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = Start(t.Context(), Options{Dir: open, Program: broken}); err == nil || !strings.Contains(err.Error(), "alone") {
+		t.Errorf("a folder for everybody: %v", err)
 	}
 	if _, err = Start(t.Context(), Options{Dir: broken, Program: broken}); err == nil {
 		t.Error("a file for a folder")

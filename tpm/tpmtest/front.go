@@ -25,9 +25,9 @@ type front struct {
 
 	path       string
 	upstream   *upstream
-	persistent bool // outlives a TPM that goes down, as a device node does
-	open       func(*front) session
-	done       chan struct{} // closed by close
+	persistent bool           // outlives a TPM that goes down, as a device node does
+	open       func() session // set before listen
+	done       chan struct{}  // closed by close
 	wg         sync.WaitGroup
 
 	mu       sync.Mutex
@@ -35,13 +35,12 @@ type front struct {
 	conns    map[net.Conn]struct{}
 }
 
-func newFront(u *upstream, path string, persistent bool, open func(*front) session) *front {
+func newFront(u *upstream, path string, persistent bool) *front {
 	return &front{
 		faults:     newFaults(),
 		path:       path,
 		upstream:   u,
 		persistent: persistent,
-		open:       open,
 		done:       make(chan struct{}),
 		conns:      make(map[net.Conn]struct{}),
 	}
@@ -92,7 +91,7 @@ func (f *front) serve(conn net.Conn) {
 		f.mu.Unlock()
 		conn.Close()
 	}()
-	s := f.open(f)
+	s := f.open()
 	defer s.close()
 	for {
 		cmd, err := readFrame(conn)

@@ -21,7 +21,10 @@ func (t *TPM) Relay() *Relay {
 
 func (t *TPM) relayLocked() *Relay {
 	t.tb.Helper()
-	return &Relay{t.frontLocked(false, func(f *front) session { return plain{f} })}
+	r := &Relay{newFront(t.upstream, t.nextPath(), false)}
+	r.open = func() session { return plain{r.front} }
+	t.serveLocked(r.front)
+	return r
 }
 
 // Address is the relay's own address: a TPM without a resource manager.

@@ -55,10 +55,12 @@ func (t *TPM) ResourceManager() *RM {
 
 func (t *TPM) rmLocked() *RM {
 	t.tb.Helper()
-	rm := &RM{physical: make(map[tpm2.TPMCC]int)}
-	rm.front = t.frontLocked(true, func(*front) session {
-		return &spaceSession{rm: rm}
-	})
+	rm := &RM{
+		front:    newFront(t.upstream, t.nextPath(), true),
+		physical: make(map[tpm2.TPMCC]int),
+	}
+	rm.open = func() session { return &spaceSession{rm: rm} }
+	t.serveLocked(rm.front)
 	return rm
 }
 

@@ -155,13 +155,16 @@ func (t *TPM) close() {
 	}
 }
 
-// frontLocked makes a front on a socket of its own. t.mu is held.
-func (t *TPM) frontLocked(persistent bool, open func(*front) session) *front {
+// nextPath is where the next front listens. t.mu is held.
+func (t *TPM) nextPath() string {
+	return filepath.Join(t.Dir, "r"+strconv.Itoa(len(t.fronts)))
+}
+
+// serveLocked makes a front listen. t.mu is held.
+func (t *TPM) serveLocked(f *front) {
 	t.tb.Helper()
-	f := newFront(t.upstream, filepath.Join(t.Dir, "r"+strconv.Itoa(len(t.fronts))), persistent, open)
 	if err := f.listen(); err != nil {
 		t.tb.Fatal(err)
 	}
 	t.fronts = append(t.fronts, f)
-	return f
 }
