@@ -459,9 +459,6 @@ func TestThousandFilesAndNoCommand(t *testing.T) {
 	if n := len(s.paths()); n != 1000 || relay.Total() != 0 {
 		t.Errorf("%d files, %d commands", n, relay.Total())
 	}
-	if took > 2*time.Second {
-		t.Errorf("took %v", took)
-	}
 	t.Logf("1000 files in %v, %d TPM commands", took, relay.Total())
 }
 

@@ -46,6 +46,7 @@ func Parse(data []byte) (*File, error) {
 		f, err = parseDER(guard, der)
 	}
 	if err == nil {
+		f.decodeArea()
 		err = f.validate()
 	}
 	var unsupported *UnsupportedError

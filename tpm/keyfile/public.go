@@ -24,9 +24,10 @@ const (
 // 2.0 part 2, 12.2.3.5, and the same in TPM 1.2 part 2, 10.1).
 const defaultExponent = 65537
 
-// PublicArea returns the decoded public area; the caller owns it.
+// PublicArea returns the decoded public area. It is shared by all who ask and
+// must not be changed.
 func (f *File) PublicArea() (*tpm2.TPMTPublic, error) {
-	pub, err := parsePublic(f.Public)
+	pub, err := f.area()
 	if err != nil {
 		return nil, fmt.Errorf("pubkey: %w", err)
 	}
@@ -37,7 +38,7 @@ func (f *File) PublicArea() (*tpm2.TPMTPublic, error) {
 // TPM's dictionary-attack lockout: the attribute noDA is clear. It is true for
 // a public area that cannot be read, as the careful answer.
 func (f *File) DAProtected() bool {
-	pub, err := parsePublic(f.Public)
+	pub, err := f.area()
 	return err != nil || !pub.ObjectAttributes.NoDA
 }
 
@@ -45,7 +46,7 @@ func (f *File) DAProtected() bool {
 // has been checked to be on the curve, or an [*rsa.PublicKey] of 1024 to 4096
 // bits. Other keys, and sealed data, give an error.
 func (f *File) PublicKey() (crypto.PublicKey, error) {
-	pub, err := parsePublic(f.Public)
+	pub, err := f.area()
 	if err != nil {
 		return nil, fmt.Errorf("pubkey: %w", err)
 	}
@@ -138,6 +139,23 @@ func newRSAKey(modulus []byte, exponent uint64) (*rsa.PublicKey, error) {
 		return nil, errors.New("RSA modulus is even")
 	}
 	return &rsa.PublicKey{N: n, E: int(exponent)}, nil
+}
+
+// decodeArea decodes the public area ahead of those who will ask for it. It is
+// for Parse, before anybody else has the File.
+func (f *File) decodeArea() {
+	if pub, err := parsePublic(f.Public); err == nil && f.read != nil {
+		f.read.area, f.read.areaOf = pub, bytes.Clone(f.Public)
+	}
+}
+
+// area returns the decoded public area, decoded before if the file is as it was
+// read.
+func (f *File) area() (*tpm2.TPMTPublic, error) {
+	if f.read != nil && f.read.area != nil && bytes.Equal(f.Public, f.read.areaOf) {
+		return f.read.area, nil
+	}
+	return parsePublic(f.Public)
 }
 
 // parsePublic decodes a TPM2B_PUBLIC that takes up all of b.

@@ -31,7 +31,7 @@ func (f *File) validate() error {
 	if err := f.validateParent(); err != nil {
 		return err
 	}
-	pub, err := parsePublic(f.Public)
+	pub, err := f.area()
 	if err != nil {
 		return fmt.Errorf("pubkey: %w", err)
 	}
