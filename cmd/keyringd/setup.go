@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/keyringd/keyringd/internal/listen"
+	"github.com/keyringd/keyringd/internal/secret"
+	"github.com/keyringd/keyringd/prompt"
+	"github.com/keyringd/keyringd/tpm"
+	"github.com/keyringd/keyringd/tpm/link"
+	"github.com/keyringd/keyringd/tpm/swtpm"
+)
+
+// sshSocket returns the ssh-agent socket: the service manager's, if it passed
+// one by that name, or one of our own in the runtime directory.
+func (d *daemon) sshSocket() (net.Listener, error) {
+	if l := listen.Inherited()["ssh"]; l != nil {
+		return l, nil
+	}
+	return listen.Unix(filepath.Join(d.RuntimeDir, "ssh"))
+}
+
+// openTPM returns the TPM to use, nil if there is none, and what puts it away.
+// Nothing is sent to it yet.
+func (d *daemon) openTPM(ctx context.Context, prompter prompt.Prompter) (*tpm.Device, func(), error) {
+	address := d.tpmAddress.Resolve()
+	closeSoftware := func() {}
+	switch address.Kind {
+	case link.None:
+		d.log.Warn("no TPM: keys in TPM key files are not served", "tpm", d.TPM)
+		return nil, closeSoftware, nil
+	case link.Swtpm:
+		dir := address.Target
+		if dir == "" {
+			dir = filepath.Join(d.env.xdg("XDG_STATE_HOME", ".local/state"), "keyringd", "swtpm")
+		}
+		process, err := swtpm.Start(ctx, swtpm.Options{Dir: dir, Socket: filepath.Join(d.RuntimeDir, "swtpm"), Log: d.log})
+		if err != nil {
+			return nil, nil, err
+		}
+		d.log.Warn("this is a software TPM: its keys are as safe as the folder of its state, and no safer", "dir", dir)
+		address = process.Address()
+		closeSoftware = func() {
+			if err := process.Stop(); err != nil {
+				d.log.Warn("the software TPM did not stop in order", "err", err)
+			}
+		}
+	}
+	if err := os.MkdirAll(d.DataDir, 0o700); err != nil {
+		// Keys sign all the same; what is lost is remembering the TPM's storage key.
+		d.log.Warn("the data folder cannot be made", "err", err)
+	}
+	device := tpm.New(address, tpm.Options{
+		Log:        d.log,
+		PinFile:    filepath.Join(d.DataDir, "tpm-parents"),
+		ParentAuth: askParentAuth(prompter),
+	})
+	return device, func() {
+		if err := device.Close(); err != nil {
+			d.log.Warn("the TPM was not left tidy", "err", err)
+		}
+		closeSoftware()
+	}, nil
+}
+
+// askParentAuth asks for the authorization value of a TPM's hierarchy or parent
+// key, which few machines have set.
+func askParentAuth(prompter prompt.Prompter) func(context.Context, uint32, bool) (secret.Bytes, error) {
+	return func(ctx context.Context, parent uint32, retry bool) (secret.Bytes, error) {
+		answer, err := prompter.Prompt(ctx, prompt.Question{
+			Kind:    prompt.Passphrase,
+			Subject: parentName(parent),
+			Reason:  "load a key that hangs under it",
+			Caller:  "keyringd",
+			Retry:   retry,
+		})
+		return answer.Passphrase, err
+	}
+}
+
+// parentName names a parent as a person who set its password would know it
+// (TPM 2.0 Library Part 2, §7.4 "TPM_RH").
+func parentName(handle uint32) string {
+	switch handle {
+	case 0x40000001:
+		return "the TPM's owner password"
+	case 0x4000000B:
+		return "the TPM's endorsement password"
+	case 0x4000000C:
+		return "the TPM's platform password"
+	}
+	return fmt.Sprintf("the password of the TPM's parent key 0x%08x", handle)
+}
+
+// shellQuote quotes s for a POSIX shell where it needs it.
+func shellQuote(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_.,:+-") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
