@@ -12,7 +12,9 @@ import (
 	"encoding/binary"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyringd/keyringd/internal/folder/pubfile"
+	"github.com/keyringd/keyringd/keyring"
 )
 
 func edPEM(t testing.TB, comment string) []byte {
@@ -209,6 +212,57 @@ func TestFilesComeAndGo(t *testing.T) {
 	eventually(t, "closed again", func() bool { return len(s.paths()) == 1 })
 	must(t, os.Remove(a))
 	eventually(t, "removed", func() bool { return len(s.paths()) == 0 })
+}
+
+// Files that are renamed, cut short, appended to and replaced under its eyes
+// end in a set that equals the disk.
+func TestRaces(t *testing.T) {
+	d := dir(t)
+	s := serve(t, d)
+	var contents [][]byte
+	for range 20 {
+		contents = append(contents, edPEM(t, "c"))
+	}
+	rnd := mathrand.New(mathrand.NewPCG(3, 4))
+	name := func() string { return filepath.Join(d, fmt.Sprintf("k%02d", rnd.IntN(20))) }
+	for range 1000 {
+		p := name()
+		switch rnd.IntN(6) {
+		case 0:
+			_ = os.Rename(p, name())
+		case 1:
+			_ = os.Truncate(p, int64(rnd.IntN(500)))
+		case 2:
+			if f, err := os.OpenFile(p, os.O_WRONLY|os.O_APPEND, 0o600); err == nil {
+				_, _ = f.WriteString("\n# noted\n")
+				_ = f.Close()
+			}
+		case 3:
+			_ = os.Remove(p)
+		default:
+			write(t, p, contents[rnd.IntN(len(contents))])
+		}
+	}
+	list, err := os.ReadDir(d)
+	must(t, err)
+	want := map[string]keyring.KeyID{}
+	for _, e := range list {
+		path := filepath.Join(d, e.Name())
+		if sk, err := inspect(read(t, path)); err == nil {
+			want[path], err = keyring.NewKeyID(sk.public)
+			must(t, err)
+		}
+	}
+	eventually(t, "the set equals the disk", func() bool {
+		got := map[string]keyring.KeyID{}
+		for _, info := range s.List() {
+			for _, path := range info.Paths {
+				got[path] = info.ID
+			}
+		}
+		return maps.Equal(got, want)
+	})
+	t.Logf("%d files, %d keys at the end", len(list), len(want))
 }
 
 func TestSameKeyInTwoFiles(t *testing.T) {
