@@ -84,6 +84,7 @@ var homes = []struct {
 	{"github.com/coreos/go-systemd/v22/daemon", []string{"cmd"}, "only a program reports to the service manager"},
 	{"github.com/spf13", []string{"cmd"}, "only programs have flags"},
 	{"github.com/pelletier/go-toml/v2", []string{"cmd"}, "only programs read configuration"},
+	{"github.com/godbus/dbus/v5", []string{"dbus", "cmd/keyringctl"}, "only the D-Bus front end and its client speak D-Bus"},
 	{"github.com/google/go-cmp", nil, "it is for tests"},
 
 	{"flag", []string{"cmd"}, "only programs have flags"},
