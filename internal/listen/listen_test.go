@@ -20,7 +20,8 @@ import (
 )
 
 // childEnv makes the test binary play another process: "dial PATH" says what
-// it reads from a socket, "inherit" what it inherited.
+// it reads from a socket, "inherit" what it inherited, "serve PATH" serves with
+// few descriptors.
 const childEnv = "KEYRINGD_LISTEN_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -39,6 +40,16 @@ func TestMain(m *testing.M) {
 		fmt.Printf("read %d %v\n", len(b), err)
 	case "inherit":
 		playInheritor()
+	case "serve":
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 40, Max: 40})
+		l, err := Unix(arg)
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() { _, _ = io.Copy(io.Discard, os.Stdin); cancel() }()
+		fmt.Println(Serve(ctx, l, echo))
 	}
 	os.Exit(0)
 }

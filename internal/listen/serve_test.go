@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -189,6 +190,52 @@ func TestAcceptBacksOff(t *testing.T) {
 			t.Error("Serve left its listener open")
 		}
 	})
+}
+
+// A process that is out of descriptors serves again as soon as it has some.
+func TestFloodPastTheDescriptorLimit(t *testing.T) {
+	path := socketPath(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = []string{childEnv + "=serve " + path}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "child serves", func() bool { return answers(path) })
+	var conns []net.Conn
+	for range 500 { // some wait in the backlog, some are refused by the kernel
+		if c, err := net.Dial("unix", path); err == nil {
+			conns = append(conns, c)
+		}
+	}
+	if len(conns) < 41 {
+		t.Errorf("only %d connections", len(conns))
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+	until(t, "served after the flood", func() bool { return answers(path) })
+	for i := range 100 {
+		if !answers(path) {
+			t.Fatalf("request %d of 100 after the flood is not served", i)
+		}
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if s := out.String(); !strings.HasSuffix(s, "<nil>\n") || !strings.Contains(s, "too many open files") {
+		t.Errorf("child: %s", s)
+	}
 }
 
 // One process that leaks connections is cut off; nobody waits for it.
