@@ -38,7 +38,7 @@ check: deps build ## gofmt, vet, staticcheck, house and import rules, tests unde
 	@scripts/check.sh
 
 bench: deps build ## count TPM commands and measure latency beside other agents
-	go test -tags bench -count=1 -v -timeout 20m ./bench
+	@scripts/bench.sh
 
 fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
