@@ -144,8 +144,9 @@ func newRSAKey(modulus []byte, exponent uint64) (*rsa.PublicKey, error) {
 // decodeArea decodes the public area ahead of those who will ask for it. It is
 // for Parse, before anybody else has the File.
 func (f *File) decodeArea() {
-	if pub, err := parsePublic(f.Public); err == nil && f.read != nil {
-		f.read.area, f.read.areaOf = pub, bytes.Clone(f.Public)
+	own := bytes.Clone(f.Public) // what is decoded points into it
+	if pub, err := parsePublic(own); err == nil && f.read != nil {
+		f.read.area, f.read.areaOf = pub, own
 	}
 }
 
@@ -173,6 +174,9 @@ func parsePublic(b []byte) (*tpm2.TPMTPublic, error) {
 // parsePublicArea decodes a TPMT_PUBLIC that takes up all of b. What the decoder
 // did not read shows when it is encoded again.
 func parsePublicArea(b []byte) (*tpm2.TPMTPublic, error) {
+	if pub, ok := plainArea(b); ok {
+		return pub, nil
+	}
 	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](b)
 	if err != nil {
 		return nil, fmt.Errorf("not a public area: %w", err)
