@@ -224,7 +224,7 @@ done
 proves "every key is there; listing them sent the TPM nothing and asked nobody"
 
 step "ssh logs in to a real sshd with each key"
-[ "$(id -u)" != 0 ] || mkdir -p -m 0755 /run/sshd # where the service would have made it
+[ "$(id -u)" != 0 ] || install -d -m 0755 /run/sshd # where the service would have made it
 ssh-keygen -q -t ed25519 -N '' -f "$home/host"
 pam=no
 # sshd lets nobody into an account whose password begins with '!', unless PAM says so.

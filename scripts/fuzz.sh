@@ -16,8 +16,7 @@ broken=()
 
 # `go test -list` compiles each package's tests, so only those that hold a
 # target are asked.
-mapfile -t folders < <(find . -name '*_test.go' -not -path './tools/*' -not -path './.cache/*' \
-	-exec grep -l '^func Fuzz' {} + | xargs -r -n 1 dirname | sort -u)
+mapfile -t folders < <(grep -rl --include='*_test.go' --exclude-dir=.cache '^func Fuzz' . | sed 's|/[^/]*$||' | sort -u)
 
 for folder in "${folders[@]}"; do
 	[[ "$folder" == *"$only"* ]] || continue
