@@ -181,7 +181,9 @@ func (h *house) variables(sources []source) {
 				continue
 			}
 			for _, spec := range vars.Specs {
-				h.variable(s, spec.(*ast.ValueSpec), info, global)
+				if spec := spec.(*ast.ValueSpec); !embedded(vars.Doc) && !embedded(spec.Doc) {
+					h.variable(s, spec, info, global)
+				}
 			}
 		}
 	}
@@ -197,6 +199,13 @@ func (h *house) variables(sources []source) {
 			return true
 		})
 	}
+}
+
+// embedded reports whether the compiler gives the variable its value.
+func embedded(doc *ast.CommentGroup) bool {
+	return doc != nil && slices.ContainsFunc(doc.List, func(c *ast.Comment) bool {
+		return strings.HasPrefix(c.Text, "//go:embed ")
+	})
 }
 
 // variable looks at one declaration and notes its names.
@@ -375,11 +384,12 @@ func TestHouseRulesBite(t *testing.T) {
 		{"a table", "tpm/x.go", `var table = map[int]int{1: 2}; func f() int { return table[1] }`, nil},
 		{"a sentinel", "tpm/x.go", `import "errors"; var ErrGone = errors.New("gone")`, nil},
 		{"an assertion", "tpm/x.go", `type t struct{}; type i interface{}; var _ i = (*t)(nil)`, nil},
+		{"an embedded file", "dbus/x.go", "import _ \"embed\"\n//go:embed a.xml\nvar text string", nil},
 		{"a test's variable", "tpm/x_test.go", `var count int`, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fset := token.NewFileSet()
-			file, err := parser.ParseFile(fset, c.path, "package x\n"+c.code, parser.SkipObjectResolution)
+			file, err := parser.ParseFile(fset, c.path, "package x\n"+c.code, parser.SkipObjectResolution|parser.ParseComments)
 			if err != nil {
 				t.Fatal(err)
 			}
