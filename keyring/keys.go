@@ -76,6 +76,19 @@ func (k *Keys) Replace(source string, keys []Key) {
 	}
 }
 
+// Refresh asks every key for its Info again, for a key that has learnt something
+// of itself in use.
+func (k *Keys) Refresh() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, holdings := range k.sources {
+		for i := range holdings {
+			holdings[i].info = holdings[i].key.Info()
+		}
+	}
+	k.publishLocked()
+}
+
 func (k *Keys) replace(source string, holdings []holding) (before, after *snapshot) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -84,6 +97,12 @@ func (k *Keys) replace(source string, holdings []holding) (before, after *snapsh
 	} else {
 		k.sources[source] = holdings
 	}
+	return k.publishLocked()
+}
+
+// publishLocked makes a new snapshot of the sources, and tells the watchers if
+// the list is another now.
+func (k *Keys) publishLocked() (before, after *snapshot) {
 	before, after = k.now.Load(), merge(k.sources)
 	after.generation = before.generation
 	if changed := !slices.EqualFunc(before.list, after.list, sameInfo); changed {
@@ -239,11 +258,19 @@ func (k *Keys) Sign(ctx context.Context, r SignRequest) ([]byte, error) {
 			return nil, err
 		}
 		sig, err := k.signAs(ctx, r, h.info)
-		if !errors.Is(err, errReplaced) {
-			return sig, err
+		if errors.Is(err, errReplaced) || errors.Is(err, ErrAuthFailed) && !h.info.NeedsAuth && k.needsAuth(r.Key) {
+			continue
 		}
+		return sig, err
 	}
 	return nil, fmt.Errorf("key %.12s keeps changing: %w", r.Key, ErrUnavailable)
+}
+
+// needsAuth reports whether a key wants an authorization value by now: the file
+// of one may have said otherwise until it was tried.
+func (k *Keys) needsAuth(id KeyID) bool {
+	h, err := k.find(id)
+	return err == nil && h.info.NeedsAuth
 }
 
 // errReplaced stops a use whose key has needs now that the user was not asked

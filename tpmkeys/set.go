@@ -98,7 +98,7 @@ func (s *Set) entry(path string, file *keyfile.File) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{path: path, dev: s.dev, key: key, counted: file.NeedsAuth() && file.DAProtected()}
+	k := &Key{path: path, dev: s.dev, key: key, counted: file.DAProtected(), changed: s.keys.Refresh}
 	k.info.Store(&keyring.KeyInfo{
 		ID: id, Kind: keyring.KindTPM, Public: pub, Paths: []string{path}, NeedsAuth: file.NeedsAuth(),
 	})
@@ -143,8 +143,7 @@ func (s *Set) Scanned(files []folder.File, _ func(string, error)) {
 // the file's name.
 func (s *Set) name(path string, e *entry) {
 	label := pubfile.Label(path, s.pubs.Comment(path, e.wire), e.description)
-	if info := e.key.Info(); info.Label != label {
-		info.Label = label
-		e.key.info.Store(&info)
+	if e.key.Info().Label != label {
+		e.key.update(func(info *keyring.KeyInfo) { info.Label = label })
 	}
 }

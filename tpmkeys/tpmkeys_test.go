@@ -23,6 +23,7 @@ import (
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
+	"github.com/keyringd/keyringd/prompt"
 	"github.com/keyringd/keyringd/tpm"
 	"github.com/keyringd/keyringd/tpm/keyfile"
 	"github.com/keyringd/keyringd/tpm/link"
@@ -381,6 +382,11 @@ func TestTries(t *testing.T) {
 	if err := try(guarded, ""); !errors.Is(err, keyring.ErrAuthFailed) || left() != all || relay.Total() != sent {
 		t.Errorf("an empty PIN: %v, %d of %d left", err, left(), all)
 	}
+	// Given twice it is meant, and tried.
+	if err := try(guarded, ""); !errors.Is(err, keyring.ErrAuthFailed) || left() != all-1 {
+		t.Errorf("an empty PIN again: %v, %d of %d left", err, left(), all)
+	}
+	all = left()
 	if err := try(guarded, "wrong"); !errors.Is(err, keyring.ErrAuthFailed) || left() != all-1 {
 		t.Errorf("a wrong PIN: %v, %d of %d left", err, left(), all)
 	}
@@ -402,6 +408,47 @@ func TestTries(t *testing.T) {
 	must(t, try(free, "right")) // the exempt key goes on
 	if relay.Contains([]byte("right")) {
 		t.Error("the PIN was on the bus")
+	}
+}
+
+// Some writers turn emptyAuth round. Where the file says that there is no PIN,
+// and the TPM that there is one, the user is asked after all; where the file
+// asks for a PIN and there is none, an empty answer does in the end.
+func TestFileIsWrongAboutPIN(t *testing.T) {
+	m := tpmtest.Start(t)
+	turned := func(pin string) []byte {
+		f, err := keyfile.Parse(m.OpenSSLKey(t, tpmtest.EC256, pin, 0))
+		must(t, err)
+		empty := pin != ""
+		f.EmptyAuth = &empty
+		out, err := f.PEM()
+		must(t, err)
+		return out
+	}
+	// Made before a device of ours fills the TPM.
+	for pin, pem := range map[string][]byte{"1234": turned("1234"), "": turned("")} {
+		d := dir(t)
+		write(t, filepath.Join(d, "k"), pem)
+		prompter := &keyringtest.FakePrompter{Default: func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Passphrase: pin} }}
+		keys := keyring.NewKeys(keyring.NewGate(prompter))
+		f, err := folder.Watch(t.Context(), folder.Options{Dirs: []string{d}}, New(device(t, m.Address()), keys, nil))
+		must(t, err)
+		t.Cleanup(func() { <-f.Done() })
+		digest := sha256.Sum256(nil)
+		sign := func() error {
+			_, err := keys.Sign(t.Context(), keyring.SignRequest{Key: keys.List()[0].ID, Digest: digest[:], Opts: crypto.SHA256})
+			return err
+		}
+		must(t, sign())
+		asked := len(prompter.Questions())
+		if asked == 0 || !keys.List()[0].NeedsAuth {
+			t.Errorf("PIN %q: %d questions, and the key is listed as needing none", pin, asked)
+		}
+		must(t, f.Rescan(t.Context()))
+		must(t, sign())
+		if again := len(prompter.Questions()) - asked; pin != "" && again != 0 {
+			t.Errorf("PIN %q: asked %d times more", pin, again)
+		}
 	}
 }
 
