@@ -57,8 +57,10 @@ type Device struct {
 	pins     pins
 
 	epoch   atomic.Uint64 // advances whenever the TPM lost what was loaded
+	lostAt  atomic.Int64  // when a link that had worked was lost, in ns since 1970
 	closing chan struct{}
 	running sync.WaitGroup // turns taken or waited for, and what happens in the background
+	wanted  atomic.Int64   // turns taken or waited for
 
 	// mu guards what follows. It is never held while the TPM, a file or a
 	// person is waited for.
@@ -186,10 +188,7 @@ func (d *Device) newEpoch(from uint64) {
 // The error is fn's own, or wraps ErrUnavailable.
 func (d *Device) Do(ctx context.Context, fn func(transport.TPM) error) error {
 	return d.use(ctx, d.commons(), func(_ context.Context, s *space) error {
-		g := &guest{s: s, before: make(map[tpm2.TPMHandle]struct{})}
-		for h := range s.live {
-			g.before[h] = struct{}{}
-		}
+		g := &guest{s: s}
 		s.foreign = true
 		err := fn(g)
 		s.foreign = false
@@ -212,9 +211,8 @@ func (d *Device) Do(ctx context.Context, fn func(transport.TPM) error) error {
 
 // A guest is the TPM as fn of Do sees it.
 type guest struct {
-	s      *space
-	sent   int
-	before map[tpm2.TPMHandle]struct{}
+	s    *space
+	sent int
 }
 
 // Send sends a command; see transport.TPM.
@@ -225,8 +223,15 @@ func (g *guest) Send(cmd []byte) ([]byte, error) {
 
 // leave flushes what fn left behind.
 func (g *guest) leave() {
+	ours := make(map[tpm2.TPMHandle]bool)
+	for _, r := range g.s.keys {
+		ours[r.handle] = true
+	}
+	for _, p := range g.s.parents {
+		ours[p.handle] = true
+	}
 	for h := range g.s.live {
-		if _, ours := g.before[h]; !ours {
+		if !ours[h] {
 			_ = g.s.flush(h)
 		}
 	}
@@ -253,12 +258,15 @@ func (d *Device) use(ctx context.Context, s *space, op func(context.Context, *sp
 		return errClosed
 	}
 	asked := time.Now()
+	d.wanted.Add(1)
 	if err := s.turn.Acquire(ctx, 1); err != nil {
+		d.wanted.Add(-1)
 		d.running.Done()
 		return err
 	}
 	run := func() (err error) {
 		defer d.running.Done()
+		defer d.wanted.Add(-1)
 		defer s.turn.Release(1)
 		defer s.rest()
 		defer func() {
@@ -297,19 +305,29 @@ func (s *space) attempt(ctx context.Context, asked time.Time, op func(context.Co
 	if s.failure != nil && asked.Before(s.failureAt) {
 		return s.failure // whoever waited for this answer gets it too
 	}
-	for try := 0; ; try++ {
+	replays, pause := 0, firstPause
+	for {
 		if err := s.ready(ctx); err != nil {
 			return public(err)
 		}
-		s.failure = nil
 		err := op(ctx, s)
 		var final *finalError
 		switch {
 		case err == nil:
+			s.failure = nil
 			return nil
 		case errors.As(err, &final):
 			return final.error
 		case stale(err):
+			if errors.Is(err, link.ErrGone) && !s.worked {
+				// Somebody answers the door, but the TPM is not at home yet.
+				s.lost(err)
+				if err := s.pause(ctx, pause, err); err != nil {
+					return public(err)
+				}
+				pause = min(2*pause, maxPause)
+				continue
+			}
 			s.lost(err)
 		case errors.Is(err, errBadSignature):
 			// A slot may hold another key than we believe.
@@ -320,7 +338,7 @@ func (s *space) attempt(ctx context.Context, asked time.Time, op func(context.Co
 		default:
 			return public(err)
 		}
-		if try == maxReplays {
+		if replays++; replays > maxReplays {
 			return public(err)
 		}
 		if ctx.Err() != nil {

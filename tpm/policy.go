@@ -293,7 +293,7 @@ func (s *space) policyAuthorize(k *Key, ses *session, st *authorizeStep) error {
 func (s *space) ticket(k *Key, st *authorizeStep, approved []byte) (tpm2.TPMTTKVerified, error) {
 	id := string(st.name) + string(approved) + string(st.ref) + string(st.signature)
 	k.mu.Lock()
-	if k.ticketsOf != s.epoch {
+	if k.tickets == nil || k.ticketsOf != s.epoch {
 		k.tickets, k.ticketsOf = make(map[string]tpm2.TPMTTKVerified), s.epoch
 	}
 	ticket, ok := k.tickets[id]

@@ -21,7 +21,7 @@ type space struct {
 
 	link   *link.Link
 	epoch  uint64 // the device's when the link was last known good
-	lostAt time.Time
+	worked bool   // the link has carried an answer
 
 	// When the TPM could not be reached, for those who had been waiting already.
 	failure   error
@@ -114,26 +114,34 @@ func (s *space) ready(ctx context.Context) error {
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		l, err := link.Dial(ctx, s.d.addr, &s.d.counters)
 		if err == nil {
-			s.link = l
+			s.link, s.worked = l, false
 			s.blank()
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if time.Since(s.lostAt)+pause > patience {
-			return s.unreachable(err)
+		if err := s.pause(ctx, pause, err); err != nil {
+			return err
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		case <-s.d.closing:
-			t.Stop()
-			return errClosed
-		}
+	}
+}
+
+// pause waits before the TPM is looked for again, unless it has been away for
+// so long that err is the answer.
+func (s *space) pause(ctx context.Context, d time.Duration, err error) error {
+	if time.Since(time.Unix(0, s.d.lostAt.Load()))+d > patience {
+		return s.unreachable(err)
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.d.closing:
+		return errClosed
 	}
 }
 
@@ -159,8 +167,10 @@ func (s *space) lost(err error) {
 	s.d.newEpoch(s.epoch)
 	s.blank()
 	if errors.Is(err, link.ErrGone) || s.d.addr.ResourceManager {
+		if s.worked {
+			s.d.lostAt.Store(time.Now().UnixNano())
+		}
 		s.disconnect()
-		s.lostAt = time.Now()
 	}
 }
 
@@ -175,6 +185,7 @@ func (s *space) Send(cmd []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		s.worked = true
 		if len(cmd) < headerSize || len(rsp) < headerSize {
 			return rsp, nil
 		}
