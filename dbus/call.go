@@ -1,0 +1,110 @@
+package dbus
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/keyringd/keyringd/dbus/internal/wire"
+	"github.com/keyringd/keyringd/keyring"
+)
+
+// A call is one method call, on a goroutine of its own.
+type call struct {
+	bus    *bus
+	sender *sender
+	ctx    context.Context // ends when the sender leaves or the bus is lost
+	header wire.Header
+	body   []byte
+
+	node   node           // once looked up
+	caller keyring.Caller // once known
+}
+
+// serve answers the call.
+func (c *call) serve() {
+	body, signature, err := c.answer()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.bus.reply(c.header, body, signature)
+}
+
+// answer runs the method. A panic costs the call and nothing else.
+func (c *call) answer() (body []byte, signature string, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			// The value and a whole traceback could show what is secret.
+			err = fmt.Errorf("%w of type %T at %s", errPanic, r, panicSite())
+		}
+	}()
+	server := c.bus.server
+	if c.node, err = server.lookup(c.header.Path); err != nil {
+		return nil, "", err
+	}
+	m, err := server.method(c.node, c.header.Interface, c.header.Member)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(c.body) > maxArguments && !strings.HasPrefix(m.in, "ay") {
+		return nil, "", fmt.Errorf("%w: %d bytes of arguments", errLimit, len(c.body))
+	}
+	if c.caller, err = c.sender.identity(); err != nil {
+		return nil, "", err
+	}
+	body, err = m.call(c)
+	return body, m.out, err
+}
+
+func (c *call) fail(err error) {
+	name, level := outcome(err)
+	if log := c.bus.server.log; log.Enabled(c.ctx, level) {
+		log.LogAttrs(c.ctx, level, "call failed", slog.String("caller", c.caller.String()),
+			slog.String("method", c.header.Interface+"."+c.header.Member), slog.Any("err", err))
+	}
+	c.bus.refuse(c.header, name, err.Error())
+}
+
+// reply sends what a method returned. A bus that is gone needs none.
+func (b *bus) reply(to wire.Header, body []byte, signature string) {
+	if to.Flags&godbus.FlagNoReplyExpected != 0 {
+		return
+	}
+	_, _ = b.tap.Send(wire.Header{
+		Type: godbus.TypeMethodReply, Flags: godbus.FlagNoReplyExpected,
+		ReplySerial: to.Serial, Destination: to.Sender, Signature: signature,
+	}, body)
+}
+
+// refuse sends an error.
+func (b *bus) refuse(to wire.Header, name, text string) {
+	if to.Flags&godbus.FlagNoReplyExpected != 0 {
+		return
+	}
+	body, _ := wire.Append(nil, text) // a string always fits
+	_, _ = b.tap.Send(wire.Header{
+		Type: godbus.TypeError, Flags: godbus.FlagNoReplyExpected, ErrorName: name,
+		ReplySerial: to.Serial, Destination: to.Sender, Signature: "s",
+	}, body)
+}
+
+// panicSite returns where the panic that is being recovered from happened.
+func panicSite() string {
+	pcs := make([]uintptr, 32)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs)])
+	for thrown := false; ; {
+		f, more := frames.Next()
+		thrown = thrown || f.Function == "runtime.gopanic"
+		if thrown && !strings.HasPrefix(f.Function, "runtime.") {
+			return fmt.Sprintf("%s:%d", f.Function, f.Line)
+		}
+		if !more {
+			return "an unknown place"
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package dbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/keyringd/keyringd/dbus/internal/wire"
+	"github.com/keyringd/keyringd/keyring"
+)
+
+var (
+	errUnknownObject    = errors.New("no such object")
+	errUnknownInterface = errors.New("no such interface here")
+	errUnknownMethod    = errors.New("no such method")
+	errUnknownProperty  = errors.New("no such property")
+	errReadOnly         = errors.New("the property cannot be set")
+	errArguments        = errors.New("wrong arguments")
+	errLimit            = errors.New("over the limit")
+	errForeign          = errors.New("only for programs of the same user")
+	errPanic            = errors.New("panic")
+	errSignature        = errors.New("malformed signature from the key")
+)
+
+const (
+	standard = "org.freedesktop.DBus.Error."
+	secret   = "org.freedesktop.Secret.Error."
+)
+
+// outcomes is what each error is called on the bus, and how loudly this
+// package's journal tells of it. A refused use of a key is the Gate's story,
+// told there; what a client got wrong is no news. The first row that fits
+// counts.
+var outcomes = []struct {
+	err   error
+	name  string
+	level slog.Level
+}{
+	{errPanic, standard + "Failed", slog.LevelError},
+	{errSignature, standard + "Failed", slog.LevelError},
+	{errUnknownObject, standard + "UnknownObject", slog.LevelDebug},
+	{errUnknownInterface, standard + "UnknownInterface", slog.LevelDebug},
+	{errUnknownMethod, standard + "UnknownMethod", slog.LevelDebug},
+	{errUnknownProperty, standard + "UnknownProperty", slog.LevelDebug},
+	{errReadOnly, standard + "PropertyReadOnly", slog.LevelDebug},
+	{errArguments, standard + "InvalidArgs", slog.LevelDebug},
+	{wire.ErrMalformed, standard + "InvalidArgs", slog.LevelDebug},
+	{errLimit, standard + "LimitsExceeded", slog.LevelDebug},
+	{errForeign, standard + "AccessDenied", slog.LevelWarn},
+	{context.Canceled, standard + "NoReply", slog.LevelDebug}, // the sender left, or we are stopping
+	{context.DeadlineExceeded, standard + "Timeout", slog.LevelDebug},
+	{keyring.ErrNotFound, secret + "NoSuchObject", slog.LevelDebug},
+	{keyring.ErrLocked, secret + "IsLocked", slog.LevelDebug},
+	{keyring.ErrDenied, standard + "AccessDenied", slog.LevelDebug},
+	{keyring.ErrAuthFailed, standard + "AuthFailed", slog.LevelDebug},
+	{keyring.ErrLockedOut, standard + "Failed", slog.LevelDebug},
+	{keyring.ErrUnsupported, standard + "NotSupported", slog.LevelDebug},
+	{keyring.ErrUnavailable, standard + "Failed", slog.LevelDebug},
+}
+
+// outcome returns the error's name on the bus and the journal's level.
+func outcome(err error) (name string, level slog.Level) {
+	for _, o := range outcomes {
+		if errors.Is(err, o.err) {
+			return o.name, o.level
+		}
+	}
+	return standard + "Failed", slog.LevelError // a defect: the core promised one of these
+}
+
+func badArgument(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errArguments, fmt.Sprintf(format, args...))
+}

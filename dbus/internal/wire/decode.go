@@ -1,0 +1,431 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// maxDepth is how deep containers may lie in each other; the specification
+// allows 32 arrays in 32 structs.
+const maxDepth = 64
+
+// ErrMalformed is wrapped by the errors of values and headers that break the
+// D-Bus Specification.
+var ErrMalformed = errors.New("malformed D-Bus message")
+
+func malformed(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
+}
+
+// An Opaque is what a variant holds when it is of a type that nothing here has
+// a use for. Its bytes were checked and are gone.
+type Opaque struct{}
+
+// Unmarshal decodes a message's body into the variables that into points to,
+// which must be of the types of its signature: the caller has compared them.
+// Strings and byte slices are copies. A variant of a type that [Known] does
+// not list holds an [Opaque]. Memory is bounded by len(body).
+//
+// Errors wrap ErrMalformed; what into holds then is not defined.
+func Unmarshal(order binary.ByteOrder, body []byte, into ...any) error {
+	d := decoder{order: order, data: body}
+	for _, p := range into {
+		if err := d.value(reflect.ValueOf(p).Elem(), 0); err != nil {
+			return err
+		}
+	}
+	if d.pos != len(body) {
+		return malformed("%d bytes after the last value", len(body)-d.pos)
+	}
+	return nil
+}
+
+// known are the types that a variant is decoded to.
+var known = map[string]reflect.Type{
+	"y":     reflect.TypeFor[byte](),
+	"b":     reflect.TypeFor[bool](),
+	"n":     reflect.TypeFor[int16](),
+	"q":     reflect.TypeFor[uint16](),
+	"i":     reflect.TypeFor[int32](),
+	"u":     reflect.TypeFor[uint32](),
+	"x":     reflect.TypeFor[int64](),
+	"t":     reflect.TypeFor[uint64](),
+	"d":     reflect.TypeFor[float64](),
+	"s":     reflect.TypeFor[string](),
+	"o":     reflect.TypeFor[godbus.ObjectPath](),
+	"g":     reflect.TypeFor[godbus.Signature](),
+	"v":     reflect.TypeFor[godbus.Variant](),
+	"ay":    reflect.TypeFor[[]byte](),
+	"aay":   reflect.TypeFor[[][]byte](),
+	"as":    reflect.TypeFor[[]string](),
+	"ao":    reflect.TypeFor[[]godbus.ObjectPath](),
+	"a{ss}": reflect.TypeFor[map[string]string](),
+	"a{sv}": reflect.TypeFor[map[string]godbus.Variant](),
+}
+
+// Known returns the Go type that a variant of this signature holds.
+func Known(signature string) (reflect.Type, bool) {
+	t, ok := known[signature]
+	return t, ok
+}
+
+type decoder struct {
+	order binary.ByteOrder
+	data  []byte
+	pos   int
+}
+
+// take returns the next n bytes.
+func (d *decoder) take(n int) ([]byte, error) {
+	if n < 0 || n > len(d.data)-d.pos {
+		return nil, malformed("a value of %d bytes where %d are left", n, len(d.data)-d.pos)
+	}
+	b := d.data[d.pos : d.pos+n]
+	d.pos += n
+	return b, nil
+}
+
+// align skips padding, which is zero.
+func (d *decoder) align(n int) error {
+	b, err := d.take(-d.pos & (n - 1))
+	for _, c := range b {
+		if c != 0 {
+			return malformed("padding that is not zero")
+		}
+	}
+	return err
+}
+
+// number reads an integer of n bytes.
+func (d *decoder) number(n int) (uint64, error) {
+	if err := d.align(n); err != nil {
+		return 0, err
+	}
+	b, err := d.take(n)
+	if err != nil {
+		return 0, err
+	}
+	switch n {
+	case 1:
+		return uint64(b[0]), nil
+	case 2:
+		return uint64(d.order.Uint16(b)), nil
+	case 4:
+		return uint64(d.order.Uint32(b)), nil
+	default:
+		return d.order.Uint64(b), nil
+	}
+}
+
+func (d *decoder) bool() (bool, error) {
+	n, err := d.number(4)
+	if err == nil && n > 1 {
+		err = malformed("boolean %d", n)
+	}
+	return n == 1, err
+}
+
+// terminated reads n bytes and a zero after them.
+func (d *decoder) terminated(n uint64) (string, error) {
+	if n >= uint64(len(d.data)) {
+		return "", malformed("a text of %d bytes", n)
+	}
+	b, err := d.take(int(n) + 1)
+	if err != nil {
+		return "", err
+	}
+	s := string(b[:n])
+	if b[n] != 0 || strings.IndexByte(s, 0) >= 0 || !utf8.ValidString(s) {
+		return "", malformed("a text that is not one")
+	}
+	return s, nil
+}
+
+func (d *decoder) string() (string, error) {
+	n, err := d.number(4)
+	if err != nil {
+		return "", err
+	}
+	return d.terminated(n)
+}
+
+func (d *decoder) path() (godbus.ObjectPath, error) {
+	s, err := d.string()
+	if err == nil && !godbus.ObjectPath(s).IsValid() {
+		err = malformed("object path %.64q", s)
+	}
+	return godbus.ObjectPath(s), err
+}
+
+func (d *decoder) signature() (godbus.Signature, error) {
+	n, err := d.number(1)
+	if err != nil {
+		return godbus.Signature{}, err
+	}
+	s, err := d.terminated(n)
+	if err != nil {
+		return godbus.Signature{}, err
+	}
+	sig, err := godbus.ParseSignature(s)
+	if err != nil {
+		return sig, malformed("signature %.64q", s)
+	}
+	return sig, nil
+}
+
+// array reads an array's length, and returns where it ends.
+func (d *decoder) array(align int) (end int, err error) {
+	n, err := d.number(4)
+	if err != nil {
+		return 0, err
+	}
+	if err := d.align(align); err != nil {
+		return 0, err
+	}
+	if n > uint64(len(d.data)-d.pos) {
+		return 0, malformed("an array of %d bytes where %d are left", n, len(d.data)-d.pos)
+	}
+	return d.pos + int(n), nil
+}
+
+// value decodes into v what v's type says.
+func (d *decoder) value(v reflect.Value, depth int) error {
+	if depth > maxDepth {
+		return malformed("containers nested too deeply")
+	}
+	switch v.Type() {
+	case reflect.TypeFor[godbus.ObjectPath]():
+		p, err := d.path()
+		v.SetString(string(p))
+		return err
+	case reflect.TypeFor[godbus.Signature]():
+		s, err := d.signature()
+		v.Set(reflect.ValueOf(s))
+		return err
+	case reflect.TypeFor[godbus.Variant]():
+		x, err := d.variant(depth)
+		v.Set(reflect.ValueOf(x))
+		return err
+	case reflect.TypeFor[[]byte]():
+		end, err := d.array(1)
+		if err != nil {
+			return err
+		}
+		b, err := d.take(end - d.pos)
+		v.SetBytes(append([]byte{}, b...))
+		return err
+	}
+	switch v.Kind() {
+	case reflect.Bool:
+		b, err := d.bool()
+		v.SetBool(b)
+		return err
+	case reflect.String:
+		s, err := d.string()
+		v.SetString(s)
+		return err
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		n, err := d.number(int(v.Type().Size()))
+		v.SetUint(n)
+		return err
+	case reflect.Int16, reflect.Int32, reflect.Int64:
+		n, err := d.number(int(v.Type().Size()))
+		shift := 64 - 8*v.Type().Size()
+		v.SetInt(int64(n<<shift) >> shift)
+		return err
+	case reflect.Float64:
+		n, err := d.number(8)
+		v.SetFloat(math.Float64frombits(n))
+		return err
+	case reflect.Struct:
+		return d.fields(v, depth)
+	case reflect.Slice:
+		return d.slice(v, depth)
+	case reflect.Map:
+		return d.dict(v, depth)
+	}
+	return fmt.Errorf("%w: no D-Bus type fits %s", errors.ErrUnsupported, v.Type())
+}
+
+func (d *decoder) fields(v reflect.Value, depth int) error {
+	if err := d.align(8); err != nil {
+		return err
+	}
+	for i := range v.NumField() {
+		if err := d.value(v.Field(i), depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *decoder) slice(v reflect.Value, depth int) error {
+	t := v.Type().Elem()
+	end, err := d.array(alignment(signatureOf(t)))
+	if err != nil {
+		return err
+	}
+	out := reflect.MakeSlice(v.Type(), 0, 0)
+	for d.pos < end {
+		// Each element takes at least a byte, but may be larger in memory than
+		// on the wire; growing as they come keeps the two in proportion.
+		e := reflect.New(t).Elem()
+		if err := d.value(e, depth+1); err != nil {
+			return err
+		}
+		out = reflect.Append(out, e)
+	}
+	v.Set(out)
+	return d.ends(end)
+}
+
+func (d *decoder) dict(v reflect.Value, depth int) error {
+	end, err := d.array(8)
+	if err != nil {
+		return err
+	}
+	out := reflect.MakeMap(v.Type())
+	for d.pos < end {
+		if err := d.align(8); err != nil {
+			return err
+		}
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		if err := d.value(key, depth+2); err != nil {
+			return err
+		}
+		if err := d.value(value, depth+2); err != nil {
+			return err
+		}
+		// Which of two values counts must not depend on who reads.
+		if out.MapIndex(key).IsValid() {
+			return malformed("a key twice")
+		}
+		out.SetMapIndex(key, value)
+	}
+	v.Set(out)
+	return d.ends(end)
+}
+
+func (d *decoder) ends(end int) error {
+	if d.pos != end {
+		return malformed("an array whose length lies")
+	}
+	return nil
+}
+
+func (d *decoder) variant(depth int) (godbus.Variant, error) {
+	sig, err := d.signature()
+	if err != nil {
+		return godbus.Variant{}, err
+	}
+	s := sig.String()
+	if rest, err := skipType(s); s == "" || err != nil || rest != "" {
+		return godbus.Variant{}, malformed("variant of signature %.64q", s)
+	}
+	t, ok := known[s]
+	if !ok {
+		return godbus.MakeVariantWithSignature(Opaque{}, sig), d.skip(s, depth+1)
+	}
+	v := reflect.New(t).Elem()
+	err = d.value(v, depth+1)
+	return godbus.MakeVariantWithSignature(v.Interface(), sig), err
+}
+
+// skip checks and passes over one value of a complete type.
+func (d *decoder) skip(sig string, depth int) error {
+	if depth > maxDepth {
+		return malformed("containers nested too deeply")
+	}
+	var err error
+	switch sig[0] {
+	case 'b':
+		_, err = d.bool()
+	case 's':
+		_, err = d.string()
+	case 'o':
+		_, err = d.path()
+	case 'g':
+		_, err = d.signature()
+	case 'v':
+		_, err = d.variant(depth)
+	case 'a':
+		element := sig[1:]
+		end, err := d.array(alignment(element))
+		if err != nil {
+			return err
+		}
+		for d.pos < end {
+			if err := d.skip(element, depth+1); err != nil {
+				return err
+			}
+		}
+		return d.ends(end)
+	case '(', '{':
+		if err := d.align(8); err != nil {
+			return err
+		}
+		for members := sig[1 : len(sig)-1]; members != ""; {
+			rest, err := skipType(members)
+			if err != nil {
+				return err
+			}
+			if err := d.skip(members[:len(members)-len(rest)], depth+1); err != nil {
+				return err
+			}
+			members = rest
+		}
+	default:
+		_, err = d.number(alignment(sig)) // a number is as long as its alignment
+	}
+	return err
+}
+
+// skipType returns what follows the first complete type of a valid signature.
+func skipType(sig string) (rest string, err error) {
+	for i := 0; i < len(sig); i++ {
+		switch sig[i] {
+		case 'a':
+			continue
+		case '(', '{':
+			depth := 0
+			for j := i; j < len(sig); j++ {
+				switch sig[j] {
+				case '(', '{':
+					depth++
+				case ')', '}':
+					depth--
+				}
+				if depth == 0 {
+					return sig[j+1:], nil
+				}
+			}
+		default:
+			return sig[i+1:], nil
+		}
+	}
+	return "", malformed("signature %.64q", sig)
+}
+
+// alignment of the first type of a signature: D-Bus Specification, "Summary of
+// D-Bus marshalling".
+func alignment(sig string) int {
+	switch sig[0] {
+	case 'n', 'q':
+		return 2
+	case 'b', 'i', 'u', 'h', 's', 'o', 'a':
+		return 4
+	case 'x', 't', 'd', '(', '{':
+		return 8
+	default: // y, g, v
+		return 1
+	}
+}
+
+func signatureOf(t reflect.Type) string { return godbus.SignatureOfType(t).String() }
