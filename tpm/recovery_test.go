@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -245,36 +247,47 @@ func TestCancelledCallers(t *testing.T) {
 	}
 }
 
+// TestTurnsAreFair lets callers queue up, one of whom leaves, and sees that the
+// others come in the order in which they asked.
 func TestTurnsAreFair(t *testing.T) {
-	sim := tpmtest.Start(t)
-	relay := sim.Relay()
-	d := newDevice(t, relay.Address(), Options{})
-	k := newKey(t, d, sim.ToolKey(t, tpmtest.ToolKey{}))
-	signs(t, k, "")
-	gate := relay.Hold(tpm2.TPMCCSign)
-	var wg sync.WaitGroup
-	wg.Go(func() { signs(t, k, "") })
-	<-gate.Reached
-	var order []int
-	for i := range 5 {
-		entered := make(chan struct{})
-		wg.Go(func() {
-			close(entered)
-			_ = d.Do(context.Background(), func(transport.TPM) error {
-				order = append(order, i)
-				return nil
-			})
-		})
-		<-entered
-		d.mu.Lock() // let it reach the queue
-		d.mu.Unlock()
-		eventually(t, "it waits", func() bool { return waiting(d) >= i+2 })
-	}
-	gate.Release()
-	wg.Wait()
-	if len(order) != 5 {
-		t.Errorf("%d turns", len(order))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		d := New(link.Address{Kind: link.Unix, Target: "/nonexistent"}, Options{})
+		s := d.common
+		s.link = new(link.Link) // which nothing is sent through
+		if err := s.turn.Acquire(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		var order []int
+		var left error
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range 6 {
+			ctx := ctx
+			if i != 2 {
+				ctx = context.Background()
+			}
+			go func() {
+				err := d.use(ctx, s, func(context.Context, *space) error {
+					order = append(order, i)
+					return nil
+				})
+				if err != nil {
+					left = err
+				}
+			}()
+			synctest.Wait()
+		}
+		cancel()
+		synctest.Wait()
+		if !errors.Is(left, context.Canceled) {
+			t.Errorf("the one who left got %v", left)
+		}
+		s.turn.Release(1)
+		synctest.Wait()
+		if want := []int{0, 1, 3, 4, 5}; !slices.Equal(order, want) {
+			t.Errorf("order %v, want %v", order, want)
+		}
+		s.idle.Stop()
+	})
 }
 
 func TestDo(t *testing.T) {
