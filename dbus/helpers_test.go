@@ -211,3 +211,5 @@ func (s signerOf) Public() crypto.PublicKey { return s.pub }
 func (signerOf) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("this key only has a public half")
 }
+
+func testLog(b *logBuffer) *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }

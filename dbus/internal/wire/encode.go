@@ -91,6 +91,8 @@ func (e *encoder) value(v reflect.Value) error {
 	case godbus.Variant:
 		e.signature(x.Signature().String())
 		return e.value(reflect.ValueOf(x.Value()))
+	case Opaque:
+		return fmt.Errorf("%w: an Opaque, whose bytes are gone", errors.ErrUnsupported)
 	case []byte:
 		e.uint32(uint32(len(x)))
 		e.out = append(e.out, x...)

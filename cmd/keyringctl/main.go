@@ -1,0 +1,173 @@
+// Command keyringctl is the command line to a running keyringd: it lists keys,
+// locks and unlocks, and shows what was allowed.
+//
+// Each command is a file of its own, which adds itself in command. Exit status:
+// 0 done, 1 failed, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyringd/keyringd/dbus/client"
+)
+
+// version is set by the build.
+var version = "devel"
+
+// A usageError is a mistake in the command line.
+type usageError struct{ error }
+
+// A hintedError says what to do about it.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e hintedError) Unwrap() error { return e.error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:], world{Getenv: os.Getenv, UID: os.Getuid(), Out: os.Stdout, Err: os.Stderr, Terminal: isTerminal(os.Stdout)})
+	stop()
+	os.Exit(status)
+}
+
+// world is all that the commands know of what is around them.
+type world struct {
+	Getenv   func(string) string
+	UID      int
+	Out, Err io.Writer
+	Terminal bool // Out is one
+}
+
+// run runs one command line and returns the exit status.
+func run(ctx context.Context, args []string, w world) int {
+	c := command(w)
+	c.SetArgs(args)
+	c.SetOut(w.Out)
+	c.SetErr(w.Err)
+	err := c.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(w.Err, "keyringctl: %s\n", printable(err.Error()))
+	var usage usageError
+	var hinted hintedError
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintln(w.Err, "hint: keyringctl --help lists the commands; a command's own --help explains it")
+		return 2
+	case errors.As(err, &hinted):
+		fmt.Fprintln(w.Err, "hint: "+hinted.hint)
+	}
+	return 1
+}
+
+// A session is one run's options, and what it talks to.
+type session struct {
+	world
+	bus  string
+	json bool
+}
+
+func command(w world) *cobra.Command {
+	s := &session{world: w}
+	root := &cobra.Command{
+		Use:           "keyringctl",
+		Short:         "look after the keys that keyringd serves",
+		Long:          "keyringctl talks to the keyringd of your login session: it lists keys, locks and\nunlocks them, and shows and ends what you allowed.",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.PersistentFlags().StringVar(&s.bus, "bus", "session", "the D-Bus that keyringd is on: session or an address")
+	root.PersistentFlags().BoolVar(&s.json, "json", false, "print JSON")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	group(root)
+	root.AddCommand(s.statusCommand(), s.keyCommand(), s.lockCommand(), s.unlockCommand(), s.approvalsCommand(), manCommand())
+	return root
+}
+
+// group makes c a command that only has others, and says so when it is called
+// by itself.
+func group(c *cobra.Command) *cobra.Command {
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usageError{fmt.Errorf("%s wants a command: %s", c.CommandPath(), strings.Join(names(c), ", "))}
+		}
+		return usageError{fmt.Errorf("%s has no command %q, only %s", c.CommandPath(), args[0], strings.Join(names(c), ", "))}
+	}
+	return c
+}
+
+func names(c *cobra.Command) (all []string) {
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			all = append(all, sub.Name())
+		}
+	}
+	return all
+}
+
+// usage makes what a check of the arguments finds a mistake in the command
+// line.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return usageError{fmt.Errorf("%s: %w", c.CommandPath(), err)}
+		}
+		return nil
+	}
+}
+
+// dial connects to the daemon's bus.
+func (s *session) dial(ctx context.Context) (*client.Client, error) {
+	address := s.bus
+	if address == "session" {
+		address = client.SessionAddress(s.Getenv, s.UID)
+	}
+	c, err := client.Dial(ctx, address)
+	return c, explain(err)
+}
+
+// withDaemon runs do with a connection to the daemon.
+func (s *session) withDaemon(ctx context.Context, do func(*client.Client) error) error {
+	c, err := s.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return explain(do(c))
+}
+
+// explain adds what a person can do about an error.
+func explain(err error) error {
+	var answer *client.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, client.ErrNoBus):
+		return hintedError{err, "run keyringctl inside your login session, or name its bus with --bus or DBUS_SESSION_BUS_ADDRESS"}
+	case errors.Is(err, client.ErrNoDaemon):
+		return hintedError{client.ErrNoDaemon, "start it with `systemctl --user start keyringd`, or run `keyringd` in a terminal"}
+	case errors.Is(err, context.Canceled):
+		return errors.New("stopped")
+	case errors.As(err, &answer) && answer.Name == "org.freedesktop.DBus.Error.AuthFailed":
+		return hintedError{err, "the PIN or passphrase was wrong too often; try again when you are sure of it"}
+	}
+	// The daemon's own errors may bring a hint along.
+	if text, hint, ok := strings.Cut(err.Error(), "; hint: "); ok {
+		return hintedError{errors.New(text), hint}
+	}
+	return err
+}
