@@ -172,7 +172,7 @@ func (s *space) dropParents(n int) error {
 
 // outOfSlots is called when the TPM has no slot left although the books say
 // there is one. It reports whether it made room.
-func (s *space) outOfSlots() bool {
+func (s *space) outOfSlots() (bool, error) {
 	switch {
 	case s.probing:
 		s.probing, s.measured = false, true
@@ -181,61 +181,59 @@ func (s *space) outOfSlots() bool {
 	case !s.swept:
 		// Left over from a connection that broke, or from another program.
 		s.swept = true
-		if s.sweep(tpm2.TPMHandle(tpm2.TPMHTTransient) << 24) {
-			return true
+		if swept, err := s.sweep(tpm2.TPMHandle(tpm2.TPMHTTransient) << 24); swept || err != nil {
+			return swept, err
 		}
 		fallthrough
 	default:
 		s.slots, s.measured = max(2, s.occupied()), true
 	}
-	evicted, err := s.evict(false)
-	return evicted && err == nil
+	return s.evict(false)
 }
 
 // outOfSessions is called when the TPM has no room for one more session.
-func (s *space) outOfSessions() bool {
+func (s *space) outOfSessions() (bool, error) {
 	switch {
 	case s.policy != nil && s.policy != s.inUseSes:
-		h := s.policy.handle
-		s.policy, s.halfway = nil, false
-		return s.flush(h) == nil
+		return true, s.dropPolicy()
 	case s.hmac != nil && s.hmac != s.inUseSes:
-		h := s.hmac.handle
-		s.hmac = nil
-		return s.flush(h) == nil
-	case s.foreign || s.swept && s.d.addr.ResourceManager:
-		return false
+		return true, s.dropHMAC()
+	case s.foreign || s.sweptSes:
+		return false, nil
 	}
-	s.swept = true
+	s.sweptSes = true
 	return s.sweep(tpm2.TPMHandle(tpm2.TPMHTHMACSession) << 24)
 }
 
 // sweep flushes the objects or sessions from first on that are not in our
 // books. Without a resource manager only one program at a time has the TPM, and
 // what it finds there nobody will come back for.
-func (s *space) sweep(first tpm2.TPMHandle) bool {
+func (s *space) sweep(first tpm2.TPMHandle) (bool, error) {
 	if s.d.addr.ResourceManager {
-		return false
+		return false, nil
 	}
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(first), PropertyCount: 64}.Execute(s)
 	if err != nil {
-		return false
+		return false, fmt.Errorf("list what is loaded: %w", err)
 	}
 	list, err := rsp.CapabilityData.Data.Handles()
 	if err != nil {
-		return false
+		return false, fmt.Errorf("list what is loaded: %w", err)
 	}
-	swept := false
+	swept := 0
 	for _, h := range list.Handle {
 		if _, ours := s.live[h]; ours || s.hmac != nil && h == s.hmac.handle || s.policy != nil && h == s.policy.handle {
 			continue
 		}
-		swept = s.flush(h) == nil || swept
+		if err := s.flush(h); err != nil {
+			return false, err
+		}
+		swept++
 	}
-	if swept {
-		s.d.log.Info("flushed what was left in the TPM", "tpm", s.d.addr.String())
+	if swept > 0 {
+		s.d.log.Info("flushed what was left in the TPM", "tpm", s.d.addr.String(), "handles", swept)
 	}
-	return swept
+	return swept > 0, nil
 }
 
 // slotsFree notes what the TPM says about free slots.

@@ -45,7 +45,8 @@ type space struct {
 	live     map[tpm2.TPMHandle]struct{} // every object loaded through this link
 	orphans  map[tpm2.TPMHandle]struct{} // what was loaded when we lost sight of it
 	probing  bool                        // running out of slots is expected
-	swept    bool                        // strangers were flushed once since the last reset
+	swept    bool                        // objects of strangers were flushed since the last reset
+	sweptSes bool                        // sessions too
 	foreign  bool                        // somebody's fn runs, whose handles are not ours to flush
 	lastUse  time.Time
 	stamp    uint64 // the device's, for finding the least recently used
@@ -64,7 +65,7 @@ type resident struct {
 const assumedSlots = 3
 
 func newSpace(d *Device) *space {
-	s := &space{d: d, turn: semaphore.NewWeighted(1), slots: assumedSlots, measured: d.addr.ResourceManager, lastUse: time.Now(),
+	s := &space{d: d, turn: semaphore.NewWeighted(1), lastUse: time.Now(),
 		orphans: make(map[tpm2.TPMHandle]struct{}), used: make(map[*Key]uint64)}
 	s.blank()
 	return s
@@ -87,7 +88,8 @@ func (s *space) blank() {
 	s.savedPar = make(map[parentID]tpm2.TPMSContext)
 	s.live = make(map[tpm2.TPMHandle]struct{})
 	s.inUse, s.inUsePar, s.inUseSes = nil, nil, nil
-	s.swept, s.probing = false, false
+	s.swept, s.sweptSes, s.probing = false, false, false
+	s.slots, s.measured = assumedSlots, s.d.addr.ResourceManager
 }
 
 // Times for finding a TPM again that went away while in use.
@@ -193,9 +195,12 @@ func (s *space) Send(cmd []byte) ([]byte, error) {
 			var made bool
 			switch tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) {
 			case tpm2.TPMRCObjectMemory, tpm2.TPMRCObjectHandles:
-				made = s.outOfSlots()
+				made, err = s.outOfSlots()
 			case tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap:
-				made = s.outOfSessions()
+				made, err = s.outOfSessions()
+			}
+			if err != nil {
+				return nil, err
 			}
 			if made {
 				continue
