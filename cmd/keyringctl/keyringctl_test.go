@@ -421,23 +421,27 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// TestListOfAThousandIsQuick measures the whole process.
+// TestListOfAThousandIsQuick measures the whole process. Its own time is what
+// it can be held to on a machine that it shares; BenchmarkList is the clock's.
 func TestListOfAThousandIsQuick(t *testing.T) {
 	h := serve(t, thousand(t)...)
-	var took []time.Duration
+	var took, busy []time.Duration
 	for range 31 {
+		cmd := exec.Command(program, "key", "list")
+		cmd.Env = h.env
 		begin := time.Now()
-		if out := h.must("key", "list"); strings.Count(out, "\n") != 1001 {
-			t.Fatalf("%d lines", strings.Count(out, "\n"))
+		out, err := cmd.Output()
+		if err != nil || bytes.Count(out, []byte("\n")) != 1001 {
+			t.Fatalf("%d lines: %v", bytes.Count(out, []byte("\n")), err)
 		}
 		took = append(took, time.Since(begin))
+		busy = append(busy, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 	}
 	slices.Sort(took)
-	t.Logf("p50 %v, p90 %v", took[len(took)/2], took[len(took)*9/10])
-	// 30 ms is the promise on a machine with nothing else to do; a test shares
-	// its machine.
-	if took[0] > 60*time.Millisecond {
-		t.Errorf("the quickest of %d took %v", len(took), took[0])
+	slices.Sort(busy)
+	t.Logf("p50 %v, p90 %v; at work for %v", took[15], took[27], busy[15])
+	if busy[15] > 30*time.Millisecond {
+		t.Errorf("at work for %v, want 30ms at most", busy[15])
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -35,6 +36,9 @@ type hintedError struct {
 func (e hintedError) Unwrap() error { return e.error }
 
 func main() {
+	// One answer fits into memory many times over, and the process ends before
+	// it would be worth the time to tidy up.
+	debug.SetGCPercent(800)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	status := run(ctx, os.Args[1:], world{Getenv: os.Getenv, UID: os.Getuid(), Out: os.Stdout, Err: os.Stderr, Terminal: isTerminal(os.Stdout)})
 	stop()

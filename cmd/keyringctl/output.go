@@ -50,14 +50,23 @@ type table struct {
 
 func (t *table) add(cells ...string) {
 	for i, c := range cells {
-		if cells[i] = caller.Sanitize(c, maxCell); cells[i] == "" {
+		if cells[i] = cell(c); cells[i] == "" {
 			cells[i] = "-"
 		}
 	}
 	t.rows = append(t.rows, cells)
 }
 
-// String aligns the columns; the last is as long as it is.
+// cell makes a value fit to be shown. Most are plain and short, and need no
+// closer look.
+func cell(s string) string {
+	if len(s) > maxCell || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return caller.Sanitize(s, maxCell)
+	}
+	return strings.TrimSpace(s)
+}
+
+// string aligns the columns; the last is as long as it is.
 func (t *table) string(bold bool) string {
 	widths := make([]int, len(t.head))
 	for _, row := range append([][]string{t.head}, t.rows...) {

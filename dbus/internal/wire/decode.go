@@ -47,33 +47,43 @@ func Unmarshal(order binary.ByteOrder, body []byte, into ...any) error {
 	return nil
 }
 
-// known are the types that a variant is decoded to.
-var known = map[string]reflect.Type{
-	"y":     reflect.TypeFor[byte](),
-	"b":     reflect.TypeFor[bool](),
-	"n":     reflect.TypeFor[int16](),
-	"q":     reflect.TypeFor[uint16](),
-	"i":     reflect.TypeFor[int32](),
-	"u":     reflect.TypeFor[uint32](),
-	"x":     reflect.TypeFor[int64](),
-	"t":     reflect.TypeFor[uint64](),
-	"d":     reflect.TypeFor[float64](),
-	"s":     reflect.TypeFor[string](),
-	"o":     reflect.TypeFor[godbus.ObjectPath](),
-	"g":     reflect.TypeFor[godbus.Signature](),
-	"v":     reflect.TypeFor[godbus.Variant](),
-	"ay":    reflect.TypeFor[[]byte](),
-	"aay":   reflect.TypeFor[[][]byte](),
-	"as":    reflect.TypeFor[[]string](),
-	"ao":    reflect.TypeFor[[]godbus.ObjectPath](),
-	"a{ss}": reflect.TypeFor[map[string]string](),
-	"a{sv}": reflect.TypeFor[map[string]godbus.Variant](),
+// A shape is a type that a variant is decoded to.
+type shape struct {
+	goType    reflect.Type
+	signature godbus.Signature
+}
+
+func shapeOf[T any]() shape {
+	return shape{reflect.TypeFor[T](), godbus.SignatureOfType(reflect.TypeFor[T]())}
+}
+
+// known are the types that a variant is decoded to, by their signatures.
+var known = map[string]shape{
+	"y":     shapeOf[byte](),
+	"b":     shapeOf[bool](),
+	"n":     shapeOf[int16](),
+	"q":     shapeOf[uint16](),
+	"i":     shapeOf[int32](),
+	"u":     shapeOf[uint32](),
+	"x":     shapeOf[int64](),
+	"t":     shapeOf[uint64](),
+	"d":     shapeOf[float64](),
+	"s":     shapeOf[string](),
+	"o":     shapeOf[godbus.ObjectPath](),
+	"g":     shapeOf[godbus.Signature](),
+	"v":     shapeOf[godbus.Variant](),
+	"ay":    shapeOf[[]byte](),
+	"aay":   shapeOf[[][]byte](),
+	"as":    shapeOf[[]string](),
+	"ao":    shapeOf[[]godbus.ObjectPath](),
+	"a{ss}": shapeOf[map[string]string](),
+	"a{sv}": shapeOf[map[string]godbus.Variant](),
 }
 
 // Known returns the Go type that a variant of this signature holds.
 func Known(signature string) (reflect.Type, bool) {
-	t, ok := known[signature]
-	return t, ok
+	k, ok := known[signature]
+	return k.goType, ok
 }
 
 type decoder struct {
@@ -195,6 +205,40 @@ func (d *decoder) array(align int) (end int, err error) {
 	return d.pos + int(n), nil
 }
 
+func (d *decoder) bytes() ([]byte, error) {
+	end, err := d.array(1)
+	if err != nil {
+		return nil, err
+	}
+	b, err := d.take(end - d.pos)
+	return append([]byte{}, b...), err
+}
+
+// properties is dict for the one type that most of a long message is made of.
+func (d *decoder) properties(depth int) (map[string]godbus.Variant, error) {
+	end, err := d.array(8)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]godbus.Variant{}
+	for d.pos < end {
+		if err := d.align(8); err != nil {
+			return nil, err
+		}
+		key, err := d.string()
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := out[key]; twice {
+			return nil, malformed("a key twice")
+		}
+		if out[key], err = d.variant(depth + 2); err != nil {
+			return nil, err
+		}
+	}
+	return out, d.ends(end)
+}
+
 // value decodes into v what v's type says.
 func (d *decoder) value(v reflect.Value, depth int) error {
 	if depth > maxDepth {
@@ -214,12 +258,12 @@ func (d *decoder) value(v reflect.Value, depth int) error {
 		v.Set(reflect.ValueOf(x))
 		return err
 	case reflect.TypeFor[[]byte]():
-		end, err := d.array(1)
-		if err != nil {
-			return err
-		}
-		b, err := d.take(end - d.pos)
-		v.SetBytes(append([]byte{}, b...))
+		b, err := d.bytes()
+		v.SetBytes(b)
+		return err
+	case reflect.TypeFor[map[string]godbus.Variant]():
+		m, err := d.properties(depth)
+		v.Set(reflect.ValueOf(m))
 		return err
 	}
 	switch v.Kind() {
@@ -321,6 +365,12 @@ func (d *decoder) ends(end int) error {
 }
 
 func (d *decoder) variant(depth int) (godbus.Variant, error) {
+	if depth > maxDepth {
+		return godbus.Variant{}, malformed("containers nested too deeply")
+	}
+	if k, ok := d.knownSignature(); ok {
+		return d.shaped(k, depth)
+	}
 	sig, err := d.signature()
 	if err != nil {
 		return godbus.Variant{}, err
@@ -329,13 +379,40 @@ func (d *decoder) variant(depth int) (godbus.Variant, error) {
 	if rest, err := skipType(s); s == "" || err != nil || rest != "" {
 		return godbus.Variant{}, malformed("variant of signature %.64q", s)
 	}
-	t, ok := known[s]
-	if !ok {
-		return godbus.MakeVariantWithSignature(Opaque{}, sig), d.skip(s, depth+1)
+	return godbus.MakeVariantWithSignature(Opaque{}, sig), d.skip(s, depth+1)
+}
+
+// knownSignature reads a signature if it is a known one, and nothing otherwise.
+func (d *decoder) knownSignature() (shape, bool) {
+	rest := d.data[d.pos:]
+	if len(rest) == 0 || len(rest) < int(rest[0])+2 || rest[rest[0]+1] != 0 {
+		return shape{}, false
 	}
-	v := reflect.New(t).Elem()
-	err = d.value(v, depth+1)
-	return godbus.MakeVariantWithSignature(v.Interface(), sig), err
+	k, ok := known[string(rest[1:1+rest[0]])]
+	if ok {
+		d.pos += int(rest[0]) + 2
+	}
+	return k, ok
+}
+
+// shaped decodes a variant's value. The types that a thousand keys are made of
+// go without reflection.
+func (d *decoder) shaped(k shape, depth int) (godbus.Variant, error) {
+	var value any
+	var err error
+	switch k.signature.String() {
+	case "s":
+		value, err = d.string()
+	case "b":
+		value, err = d.bool()
+	case "ay":
+		value, err = d.bytes()
+	default:
+		v := reflect.New(k.goType).Elem()
+		err = d.value(v, depth+1)
+		value = v.Interface()
+	}
+	return godbus.MakeVariantWithSignature(value, k.signature), err
 }
 
 // skip checks and passes over one value of a complete type.
