@@ -392,3 +392,17 @@ func TestCloseWhileInUse(t *testing.T) {
 		t.Errorf("objects left: %x", h)
 	}
 }
+
+// TestForgottenSlotsAreSweptWhileProbing has slots full of what was forgotten
+// just when it would pay to see whether there are more of them.
+func TestForgottenSlotsAreSweptWhileProbing(t *testing.T) {
+	sim := tpmtest.Start(t)
+	d := newDevice(t, sim.Address(), Options{})
+	keys := manyKeys(t, sim, d, 4)
+	for range 3 {
+		for _, k := range keys {
+			signs(t, k, "")
+		}
+		d.Forget()
+	}
+}

@@ -173,9 +173,13 @@ func (s *space) dropParents(n int) error {
 // outOfSlots is called when the TPM has no slot left although the books say
 // there is one. It reports whether it made room.
 func (s *space) outOfSlots() (bool, error) {
-	switch {
-	case s.probing:
+	if s.probing {
 		s.probing, s.measured = false, true
+		if evicted, err := s.evict(false); evicted || err != nil {
+			return evicted, err
+		}
+	}
+	switch {
 	case s.foreign:
 		// What fn has loaded is not in our books.
 	case !s.swept:
