@@ -83,16 +83,23 @@ LogLevel VERBOSE
 // Login logs in with the one key whose public half is in the file publicKey,
 // through the agent at socket, and returns what `echo` printed there.
 func (s *SSHD) Login(ctx context.Context, socket, publicKey string) (string, error) {
-	cmd := exec.CommandContext(ctx, "ssh", "-F", "none", "-p", fmt.Sprint(s.port),
-		"-o", "IdentityAgent="+socket,
+	return s.LoginWith(ctx, nil, "-o", "IdentityAgent="+socket, "-o", "IdentityFile="+publicKey)
+}
+
+// LoginWith logs in with the identities that ssh's options name, in the
+// environment env (nil: this process's), and returns what `echo` printed there.
+func (s *SSHD) LoginWith(ctx context.Context, env []string, options ...string) (string, error) {
+	// Of an option that is given twice ssh takes the first.
+	args := append([]string{"-F", "none", "-p", fmt.Sprint(s.port)}, options...)
+	args = append(args,
 		"-o", "IdentitiesOnly=yes",
-		"-o", "IdentityFile="+publicKey,
 		"-o", "StrictHostKeyChecking=no",
 		"-o", "UserKnownHostsFile=/dev/null",
 		"-o", "BatchMode=yes",
 		"-o", "LogLevel=ERROR",
 		s.user+"@127.0.0.1", "echo logged in")
-	cmd.Stdin = nil
+	cmd := exec.CommandContext(ctx, "ssh", args...)
+	cmd.Env = env
 	out, err := cmd.CombinedOutput()
 	text := strings.TrimSpace(string(out))
 	if err != nil {
