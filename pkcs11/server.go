@@ -1,0 +1,72 @@
+package pkcs11
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyringd/keyringd/internal/listen"
+	"github.com/keyringd/keyringd/keyring"
+)
+
+const (
+	// frameTimeout is how long a client may take over one request, from its
+	// first byte to its last, and over the byte that it greets with. Between
+	// requests it may wait for ever, as a web server with a token key does.
+	frameTimeout = 30 * time.Second
+	// writeTimeout is how long a client may take to read an answer.
+	writeTimeout = 10 * time.Second
+)
+
+// Options of [New]. The zero value is the usual one.
+type Options struct {
+	// Certificates are shown beside the keys they belong to; nil: none.
+	Certificates *Certificates
+	// Strict asks programs to log in before they see private keys. Nothing is
+	// gained by it but for those who want it so: a login takes no PIN, and the
+	// user is asked in either case where a key is used.
+	Strict bool
+}
+
+// A Server serves the keys of a keyring.Keys as PKCS#11 tokens. Make one with
+// [New]; it may serve several listeners at once.
+type Server struct {
+	keys    *keyring.Keys
+	certs   *Certificates
+	strict  bool
+	journal journal
+
+	frameTimeout, writeTimeout time.Duration
+
+	current atomic.Pointer[snapshot]
+	mu      sync.Mutex // held while current is made anew
+	handle  uint64     // the last one given to an object; guarded by mu
+}
+
+// New returns a Server of these keys. What goes wrong on our side is told to
+// log, what clients do wrong at level Debug only.
+func New(keys *keyring.Keys, log *slog.Logger, o Options) *Server {
+	certs := o.Certificates
+	if certs == nil {
+		certs = NewCertificates()
+	}
+	return &Server{
+		keys:         keys,
+		certs:        certs,
+		strict:       o.Strict,
+		journal:      journal{log: log},
+		frameTimeout: frameTimeout,
+		writeTimeout: writeTimeout,
+	}
+}
+
+// Serve answers the clients that connect to l, of the daemon's own user only,
+// until ctx ends. It closes l, and returns when every connection is closed and
+// every goroutine it started is done. It may be called for several listeners
+// at once.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return listen.Serve(ctx, l, s.serveConn)
+}
