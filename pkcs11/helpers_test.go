@@ -12,7 +12,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -429,5 +428,3 @@ func missing(tb testing.TB, what string) {
 	}
 	tb.Skipf("%s is not installed", what)
 }
-
-var errStop = errors.New("stop")
