@@ -117,8 +117,8 @@ func TestFloodLeavesOthersAlone(t *testing.T) {
 	slices.Sort(took)
 	p99 := took[len(took)*99/100]
 	t.Logf("%d calls of another sender: p50 %v, p99 %v, max %v", len(took), took[len(took)/2], p99, took[len(took)-1])
-	if p99 > 100*time.Millisecond {
-		t.Errorf("p99 of another sender is %v, want 100ms at most", p99)
+	if p99 > slower*100*time.Millisecond {
+		t.Errorf("p99 of another sender is %v, want %v at most", p99, slower*100*time.Millisecond)
 	}
 	// The open calls end with their sender, and so does the question.
 	flooder.Close()
@@ -249,25 +249,25 @@ func TestForgedRepliesDoNotNameTheCaller(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for serial := uint32(1); ; serial = serial%64 + 1 {
-			select {
-			case <-stop:
-				return
-			default:
-				_, _ = forger.tap.Send(wire.Header{Type: godbus.TypeMethodReply, ReplySerial: serial, Destination: busName, Signature: "a{sv}"}, forged)
+	// Before each question of ours, every serial that it could have is answered
+	// already. No more than that: what we have not read waits in the bus, and a
+	// flood of it would only test the bus's patience.
+	for range 20 {
+		for serial := uint32(1); serial <= 64; serial++ {
+			if _, err := forger.tap.Send(wire.Header{Type: godbus.TypeMethodReply, ReplySerial: serial, Destination: busName, Signature: "a{sv}"}, forged); err != nil {
+				t.Fatal(err)
 			}
 		}
-	}()
-	for range 20 {
-		if _, err := sign(h.client(), pathOf(k), nil, "Ed25519", options()); err != nil {
+		c := h.client()
+		signed := make(chan error, 1)
+		go func() { _, err := sign(c, pathOf(k), nil, "Ed25519", options()); signed <- err }()
+		for serial := uint32(1); serial <= 64; serial++ {
+			_, _ = forger.tap.Send(wire.Header{Type: godbus.TypeMethodReply, ReplySerial: serial, Destination: busName, Signature: "a{sv}"}, forged)
+		}
+		if err := <-signed; err != nil {
 			t.Error(err)
 		}
 	}
-	close(stop)
-	<-stopped
 	for _, q := range h.prompter.Questions() {
 		if !strings.Contains(q.Caller, fmt.Sprintf("(%d)", os.Getpid())) {
 			t.Errorf("caller %q", q.Caller)
@@ -396,7 +396,8 @@ func TestNoBusAtStart(t *testing.T) {
 	}
 }
 
-// TestSecondDaemonWaitsForTheName: it says so, and takes over.
+// TestSecondDaemonWaitsForTheName: it says so, and the first one
+// goes on.
 func TestSecondDaemonWaitsForTheName(t *testing.T) {
 	h := serve(t)
 	gate := keyring.NewGate(nil)
@@ -408,4 +409,8 @@ func TestSecondDaemonWaitsForTheName(t *testing.T) {
 	go func() { done <- second.Serve(ctx, h.bus.Address) }()
 	t.Cleanup(func() { cancel(); <-done })
 	await(t, "a warning", func() bool { return strings.Contains(log.String(), "another program has our name") })
+	v, err := h.client().Object(busName, rootPath).GetProperty(keyringInterface + ".Version")
+	if err != nil || v.Value() != "1.2.3" {
+		t.Errorf("%v answers: %v", v, err)
+	}
 }

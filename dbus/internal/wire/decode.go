@@ -30,8 +30,8 @@ type Opaque struct{}
 
 // Unmarshal decodes a message's body into the variables that into points to,
 // which must be of the types of its signature: the caller has compared them.
-// Strings and byte slices are copies. A variant of a type that [Known] does
-// not list holds an [Opaque]. Memory is bounded by len(body).
+// Strings and byte slices are copies. A variant of a type that is not in
+// the table below holds an [Opaque]. Memory is bounded by len(body).
 //
 // Errors wrap ErrMalformed; what into holds then is not defined.
 func Unmarshal(order binary.ByteOrder, body []byte, into ...any) error {
@@ -78,12 +78,6 @@ var known = map[string]shape{
 	"ao":    shapeOf[[]godbus.ObjectPath](),
 	"a{ss}": shapeOf[map[string]string](),
 	"a{sv}": shapeOf[map[string]godbus.Variant](),
-}
-
-// Known returns the Go type that a variant of this signature holds.
-func Known(signature string) (reflect.Type, bool) {
-	k, ok := known[signature]
-	return k.goType, ok
 }
 
 type decoder struct {
