@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,7 +146,8 @@ func TestParentNameIsPinned(t *testing.T) {
 	sim := tpmtest.Start(t)
 	file := sim.OpenSSLKey(t, tpmtest.EC256, testPIN, 0)
 	pins := filepath.Join(t.TempDir(), "parents")
-	d := newDevice(t, sim.Address(), Options{PinFile: pins})
+	const place = "device:/dev/tpmrm0"
+	d := newDevice(t, sim.Address(), Options{PinFile: pins, Place: place})
 	signs(t, newKey(t, d, sim.OpenSSLKey(t, tpmtest.EC256, "", 0)), "")
 	if _, err := os.Stat(pins); err == nil {
 		t.Error("a parent was pinned before anything secret went to it")
@@ -155,11 +158,11 @@ func TestParentNameIsPinned(t *testing.T) {
 		t.Fatalf("pin file: %v, %v", info, err)
 	}
 
-	// Another TPM, whose keys are its own.
+	// Another TPM in its place, whose keys are its own.
 	other := tpmtest.Start(t)
 	theirs := other.OpenSSLKey(t, tpmtest.EC256, testPIN, 0)
 	relay := other.Relay()
-	d2 := newDevice(t, relay.Address(), Options{PinFile: pins})
+	d2 := newDevice(t, relay.Address(), Options{PinFile: pins, Place: place})
 	err = trySign(newKey(t, d2, theirs), testPIN, crypto.SHA256)
 	if !errors.Is(err, ErrWrongTPM) || !strings.Contains(err.Error(), pins) || !strings.Contains(err.Error(), "remove the line 0x40000001/ecc") {
 		t.Errorf("another TPM: %v", err)
@@ -167,15 +170,44 @@ func TestParentNameIsPinned(t *testing.T) {
 	if relay.Sent()[tpm2.TPMCCStartAuthSession] != 0 || relay.Sent()[tpm2.TPMCCSign] != 0 {
 		t.Errorf("something was sent to a TPM that is not trusted: %v", relay.Sent())
 	}
+	// In a place of its own it is another TPM.
+	signs(t, newKey(t, newDevice(t, other.Address(), Options{PinFile: pins}), theirs), testPIN)
 	// The first one is still trusted, also by a new daemon.
-	d3 := newDevice(t, sim.Address(), Options{PinFile: pins})
+	d3 := newDevice(t, sim.Address(), Options{PinFile: pins, Place: place})
 	signs(t, newKey(t, d3, file), testPIN)
 
 	// A damaged file trusts nobody.
 	writeFile(t, pins, []byte("0x40000001/ecc zzz\n"))
-	d4 := newDevice(t, sim.Address(), Options{PinFile: pins})
+	d4 := newDevice(t, sim.Address(), Options{PinFile: pins, Place: place})
 	if err := trySign(newKey(t, d4, file), testPIN, crypto.SHA256); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("damaged pin file: %v", err)
+	}
+}
+
+// Where nothing can be written one can still log in.
+func TestPinFileCannotBeWritten(t *testing.T) {
+	sim := tpmtest.Start(t)
+	file := sim.OpenSSLKey(t, tpmtest.EC256, testPIN, 0)
+	d := newDevice(t, sim.Address(), Options{PinFile: filepath.Join(t.TempDir(), "missing", "parents")})
+	k := newKey(t, d, file)
+	signs(t, k, testPIN)
+	signs(t, k, testPIN)
+}
+
+func TestPinsAreBounded(t *testing.T) {
+	n := pins{path: filepath.Join(t.TempDir(), "parents"), log: slog.New(slog.DiscardHandler)}
+	for i := range maxPins + 10 {
+		n.scope = fmt.Sprint("unix:/tmp/with spaces/", i)
+		if err := n.check(&parent{id: parentID{uint32(tpm2.TPMRHOwner), formH2}, name: []byte{0, 11, 1, byte(i)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := pins{path: n.path, scope: n.scope, log: n.log}
+	if err := again.check(&parent{id: parentID{uint32(tpm2.TPMRHOwner), formH2}, name: []byte{0, 11, 9, 9}}); !errors.Is(err, ErrWrongTPM) {
+		t.Errorf("another name: %v", err)
+	}
+	if len(again.known) != maxPins {
+		t.Errorf("%d pins, want %d", len(again.known), maxPins)
 	}
 }
 

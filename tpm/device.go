@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,10 @@ type Options struct {
 	// A name is trusted the first time; another one later is an error before
 	// anything secret is sent. "" remembers them in memory only.
 	PinFile string
+
+	// Place is what the TPM is called in PinFile, which may know several: where
+	// the user says it is. "" for its address.
+	Place string
 
 	// MaxResident is how many keys stay loaded behind a resource manager, each
 	// with a descriptor of its own; 0 for 16.
@@ -104,7 +109,7 @@ func New(addr link.Address, o Options) *Device {
 		auths:   make(map[uint32]secret.Bytes),
 		asking:  make(map[uint32]chan struct{}),
 	}
-	d.pins.path = o.PinFile
+	d.pins.path, d.pins.scope, d.pins.log = o.PinFile, cmp.Or(o.Place, addr.String()), o.Log
 	d.common = newSpace(d)
 	return d
 }

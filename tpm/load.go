@@ -13,6 +13,17 @@ import (
 // first if it has the right template; whether it is the right key only shows
 // when a key is loaded under it.
 func (s *space) load(ctx context.Context, k *Key, near bool) (tpm2.TPMHandle, error) {
+	if p := s.blindParent(k); p != nil {
+		h, err := s.loadUnder(ctx, p, k, near)
+		if err == nil {
+			return h, nil
+		}
+		if isAny(err, tpm2.TPMRCHandle) {
+			s.d.learnRoot(nil) // there is no such key
+		} else if !isForeign(err) && !isAuth(err) {
+			return 0, err
+		}
+	}
 	p, err := s.parent(k.parent)
 	if err != nil {
 		return 0, err
@@ -46,6 +57,24 @@ func (s *space) load(ctx context.Context, k *Key, near bool) (tpm2.TPMHandle, er
 		return 0, k.foreign(err)
 	}
 	return h, err
+}
+
+// blindParent returns the storage root key without having looked whether it is
+// there, nil if that is known or k needs more of its parent than to be loaded
+// under it. Loading tells whether it is the parent, and where it is, reading it
+// first would be a command for nothing. Nothing secret is sent: its auth value
+// is empty (TCG Provisioning Guidance).
+func (s *space) blindParent(k *Key) *loadedParent {
+	if k.parent.handle != uint32(tpm2.TPMRHOwner) || k.needsAuth || len(k.policy) > 0 || len(k.seed) > 0 ||
+		s.parents[k.parent] != nil || s.d.parent(k.parent) != nil {
+		return nil
+	}
+	if _, ok := s.d.root(); ok {
+		return nil
+	}
+	// go-tpm wants a name even where nothing is computed from it.
+	name := tpm2.HandleName(storageRoot).Buffer
+	return &loadedParent{&parent{id: k.parent, name: name, handle: storageRoot, blind: true}, storageRoot}
 }
 
 // loadUnder loads k under p, importing it first if its file is for import.
@@ -127,6 +156,9 @@ func (s *space) parentAuth(p *loadedParent) (tpm2.Session, error) {
 }
 
 func (s *space) parentRefused(p *loadedParent, err error) error {
+	if p.blind {
+		return err
+	}
 	if p.id.form == formPersistent && (isAuth(err) || errors.Is(err, tpm2.TPMRCLockout)) {
 		return s.entityRefused(p.id.handle, err)
 	}

@@ -130,6 +130,8 @@ type parent struct {
 	handle tpm2.TPMHandle
 	// tentative: it has the right template, but nothing was loaded under it yet.
 	tentative bool
+	// blind: it was not even read: see blindParent.
+	blind bool
 }
 
 // A loadedParent is a parent that has a handle now.

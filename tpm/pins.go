@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
-	"sort"
 	"strings"
 	"sync"
 
@@ -20,15 +20,28 @@ import (
 // trusted when it is first seen, and must be the same ever after. Otherwise
 // somebody between us and the TPM could offer a key of his own and read along.
 type pins struct {
-	path string // "" to remember in memory only
+	path  string // "" to remember in memory only
+	scope string // which TPM: where the user said it is
+	log   *slog.Logger
 
-	// mu guards the map and the file, which is small and read once.
+	// mu guards what was read and the file, which is small and read once.
 	mu    sync.Mutex
-	names map[string][]byte // nil until read
+	known []pin // nil until read; the oldest first
 }
 
-// maxPinFile caps what is read: some hundred bytes are usual.
-const maxPinFile = 64 << 10
+// A pin is one trusted name. A machine may have had several TPMs, the software
+// ones of an afternoon among them, and each is known by where it is.
+type pin struct {
+	id, scope string
+	name      []byte
+}
+
+// maxPinFile caps what is read: some hundred bytes are usual. Of maxPins, the
+// oldest makes way.
+const (
+	maxPinFile = 64 << 10
+	maxPins    = 100
+)
 
 // check returns nil if p has the name it had before or is new. It wraps
 // ErrWrongTPM if p has another name.
@@ -42,18 +55,23 @@ func (n *pins) check(p *parent) error {
 		return err
 	}
 	id := p.id.String()
-	if known, ok := n.names[id]; ok {
-		if bytes.Equal(known, p.name) {
+	for _, k := range n.known {
+		if k.id != id || k.scope != n.scope {
+			continue
+		}
+		if bytes.Equal(k.name, p.name) {
 			return nil
 		}
 		return fmt.Errorf("%w: its storage key %s is %s, and was %s when a PIN was last sent to it; "+
 			"if the TPM was cleared or replaced, remove the line %s from %s, otherwise somebody may be listening",
-			ErrWrongTPM, id, short(p.name), short(known), id, n.where())
+			ErrWrongTPM, id, short(p.name), short(k.name), id, n.where())
 	}
-	n.names[id] = bytes.Clone(p.name)
+	n.known = append(n.known, pin{id, n.scope, bytes.Clone(p.name)})
+	n.known = n.known[max(0, len(n.known)-maxPins):]
 	if err := n.write(); err != nil {
-		delete(n.names, id)
-		return fmt.Errorf("%w: remember the TPM's storage key: %w", ErrUnavailable, err)
+		// On a full disk or a read-only home one can still log in; what is lost is
+		// that the next start compares.
+		n.log.Warn("the name of the TPM's storage key is only remembered until the end", "err", err)
 	}
 	return nil
 }
@@ -71,10 +89,10 @@ func (n *pins) where() string {
 }
 
 func (n *pins) read() error {
-	if n.names != nil {
+	if n.known != nil {
 		return nil
 	}
-	names := make(map[string][]byte)
+	known := []pin{}
 	if n.path != "" {
 		b, err := os.ReadFile(n.path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -83,31 +101,33 @@ func (n *pins) read() error {
 		if len(b) > maxPinFile {
 			return fmt.Errorf("%w: %s is too large for what it should be", ErrUnavailable, n.path)
 		}
-		if err := parsePins(b, names); err != nil {
+		if known, err = parsePins(b); err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrUnavailable, n.path, err)
 		}
 	}
-	n.names = names
+	n.known = known
 	return nil
 }
 
-// parsePins reads lines of a parent and its name in hex. A file that is not
-// understood is an error: to take it for empty would be to trust anyone.
-func parsePins(b []byte, names map[string][]byte) error {
+// parsePins reads lines of a parent, its name in hex, and the TPM. A file that
+// is not understood is an error: to take it for empty would be to trust anyone.
+func parsePins(b []byte) ([]pin, error) {
+	known := []pin{}
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	for i := 1; lines.Scan(); i++ {
 		line := strings.TrimSpace(lines.Text())
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		id, text, ok := strings.Cut(line, " ")
-		name, err := hex.DecodeString(strings.TrimSpace(text))
+		id, rest, _ := strings.Cut(line, " ")
+		text, scope, ok := strings.Cut(rest, " ")
+		name, err := hex.DecodeString(text)
 		if !ok || err != nil || len(name) < 4 {
-			return fmt.Errorf("line %d is not a parent and its name", i)
+			return nil, fmt.Errorf("line %d is not a parent, its name and a TPM", i)
 		}
-		names[id] = name
+		known = append(known, pin{id, scope, name})
 	}
-	return lines.Err()
+	return known, lines.Err()
 }
 
 const pinHeader = `# The TPM's storage keys that PINs were sent to, and their names. A key with
@@ -118,15 +138,10 @@ func (n *pins) write() error {
 	if n.path == "" {
 		return nil
 	}
-	ids := make([]string, 0, len(n.names))
-	for id := range n.names {
-		ids = append(ids, id)
-	}
-	sort.Strings(ids)
 	var b strings.Builder
 	b.WriteString(pinHeader)
-	for _, id := range ids {
-		fmt.Fprintf(&b, "%s %x\n", id, n.names[id])
+	for _, k := range n.known {
+		fmt.Fprintf(&b, "%s %x %s\n", k.id, k.name, k.scope)
 	}
 	return renameio.WriteFile(n.path, []byte(b.String()), 0o600)
 }

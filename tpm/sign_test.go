@@ -95,17 +95,19 @@ func TestCommandsPerSignature(t *testing.T) {
 		parent     uint32
 		first      int
 	}{
-		// ReadPublic, CreatePrimary, Load, Sign.
+		// Load in vain, CreatePrimary, Load, Sign.
 		{"made parent", tpmtest.EC256, "", false, 0, 4},
-		// GetCapability and StartAuthSession more.
+		// ReadPublic instead of the first; GetCapability and StartAuthSession more.
 		{"made parent, PIN", tpmtest.EC256, testPIN, false, 0, 6},
-		// ReadPublic, Load, Sign.
-		{"persistent parent", tpmtest.EC256, "", true, 0, 3},
+		// Load, Sign.
+		{"persistent parent", tpmtest.EC256, "", true, 0, 2},
+		// And ReadPublic, GetCapability, StartAuthSession.
 		{"persistent parent, PIN", tpmtest.EC256, testPIN, true, 0, 5},
+		// ReadPublic, Load, Sign.
 		{"persistent parent by name", tpmtest.EC256, "", true, tpmtest.PersistentSRK, 3},
-		{"RSA", tpmtest.RSA2048, "", true, 0, 3},
+		{"RSA", tpmtest.RSA2048, "", true, 0, 2},
 		{"RSA, PIN", tpmtest.RSA2048, testPIN, true, 0, 5},
-		{"P-384", tpmtest.EC384, "", true, 0, 3},
+		{"P-384", tpmtest.EC384, "", true, 0, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			sim := tpmtest.Start(t)

@@ -58,6 +58,7 @@ func (d *daemon) openTPM(ctx context.Context, prompter prompt.Prompter) (*tpm.De
 	device := tpm.New(address, tpm.Options{
 		Log:        d.log,
 		PinFile:    filepath.Join(d.DataDir, "tpm-parents"),
+		Place:      d.tpmAddress.Resolve().String(),
 		ParentAuth: askParentAuth(prompter),
 	})
 	return device, func() {
