@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 FUZZTIME ?= 30s
 
 # What `make build` builds into bin/: a program per folder of cmd/.
-PROGRAMS := keyringd
+PROGRAMS := keyringd keyringctl
 
 # From git where there is a history, so that a build says which one it is; a
 # tree without one still builds.

@@ -12,6 +12,7 @@ set -euo pipefail
 # Debian and Ubuntu package names.
 build=(ca-certificates git make)
 tests=(
+	dbus-daemon dbus-bin systemd libglib2.0-bin
 	gcc libc6-dev # the race detector
 	procps socat strace gdb
 	openssl openssh-client openssh-server gnupg
@@ -19,8 +20,8 @@ tests=(
 	pinentry-curses pinentry-tty
 )
 
-fedora="ca-certificates git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty"
-arch="ca-certificates git make go gcc procps-ng socat strace gdb openssl openssh gnupg swtpm tpm2-tools tpm2-openssl pinentry"
+fedora="ca-certificates dbus-daemon dbus-tools systemd glib2 git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty"
+arch="ca-certificates dbus systemd glib2 git make go gcc procps-ng socat strace gdb openssl openssh gnupg swtpm tpm2-tools tpm2-openssl pinentry"
 
 need_go() {
 	local want have

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"sync"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/keyringd/keyringd/agent"
+	"github.com/keyringd/keyringd/dbus"
 	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/prompt"
@@ -76,6 +78,13 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	defer func() { cancel(); <-folders.Done() }()
 
+	var fronts sync.WaitGroup
+	defer fronts.Wait()
+	defer cancel()
+	if d.Bus != "none" {
+		fronts.Go(func() { d.serveBus(ctx, keys, gate, socket.Addr().String()) })
+	}
+
 	// What starting needed is given back, so that an idle daemon is small.
 	debug.FreeOSMemory()
 	d.ready(socket.Addr().String(), len(keys.List()))
@@ -85,6 +94,23 @@ func (d *daemon) run(ctx context.Context) error {
 		return nil // asked to end, and did
 	}
 	return err
+}
+
+// serveBus serves on D-Bus until ctx ends. Without a bus the other front ends go
+// on, and when it comes back, so does this one.
+func (d *daemon) serveBus(ctx context.Context, keys *keyring.Keys, gate *keyring.Gate, socket string) {
+	address := d.Bus
+	if address == "session" {
+		address = dbus.SessionAddress(d.env.Getenv, d.env.UID)
+	}
+	front := dbus.New(keys, gate, d.log)
+	front.Version = version
+	front.Status = func(context.Context) map[string]any {
+		return map[string]any{"SSHSocket": socket, "TPM": d.tpmAddress.Resolve().String()}
+	}
+	if err := front.Serve(ctx, address); ctx.Err() == nil {
+		d.log.Error("nothing is served on D-Bus", "err", err)
+	}
 }
 
 // ready says that the daemon serves: to the service manager, to the journal,

@@ -88,7 +88,7 @@ func (s *settings) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.RuntimeDir, "runtime-dir", s.RuntimeDir, "where the sockets are made")
 	fs.StringVar(&s.DataDir, "data-dir", s.DataDir, "where the daemon keeps what must survive")
 	fs.StringVar(&s.Prompter, "prompter", s.Prompter, "who asks the user: auto, ui, gnome, pinentry:PROGRAM, askpass:PROGRAM or none")
-	fs.StringVar(&s.Bus, "bus", s.Bus, "the D-Bus to be on: session, none or an address; nothing is served there yet")
+	fs.StringVar(&s.Bus, "bus", s.Bus, "the D-Bus to be on: session, none or an address")
 	fs.DurationVar(&s.Remember, "remember", s.Remember, "how long a PIN or approval is remembered; 0: never")
 }
 

@@ -20,10 +20,10 @@ import (
 	sshagent "golang.org/x/crypto/ssh/agent"
 )
 
-// Binary is the keyringd under test; [Main] builds it.
-var Binary string
+// Binary is the keyringd under test, and Ctl the keyringctl; [Main] builds them.
+var Binary, Ctl string
 
-// Main is the TestMain of a package that runs keyringd: it builds the program,
+// Main is the TestMain of a package that runs keyringd: it builds the programs,
 // runs the tests, and returns the exit status.
 func Main(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "kr")
@@ -32,8 +32,9 @@ func Main(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	Binary = filepath.Join(dir, "keyringd")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", Binary, "github.com/keyringd/keyringd/cmd/keyringd")
+	Binary, Ctl = filepath.Join(dir, "keyringd"), filepath.Join(dir, "keyringctl")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", dir+"/",
+		"github.com/keyringd/keyringd/cmd/keyringd", "github.com/keyringd/keyringd/cmd/keyringctl")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building keyringd: %v\n%s", err, out)
