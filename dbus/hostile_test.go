@@ -310,16 +310,16 @@ func TestLeavingTakesThePromptAlong(t *testing.T) {
 // daemon down, and the journal tells where it was but not what was in hand.
 func TestPanicCostsOneCall(t *testing.T) {
 	bad, good := newKey(t, "p256", "bad"), newKey(t, "p256", "good")
-	bad.Hook = func(context.Context) error { panic("the secret is 42") }
+	bad.Hook = func(context.Context) error { panic("the secret is xyzzy") }
 	h := serve(t, bad, good)
 	c := h.client()
-	if _, err := sign(c, pathOf(bad), nil, "ECDSA-SHA256", options()); errorName(err) != "org.freedesktop.DBus.Error.Failed" || strings.Contains(err.Error(), "42") {
+	if _, err := sign(c, pathOf(bad), nil, "ECDSA-SHA256", options()); errorName(err) != "org.freedesktop.DBus.Error.Failed" || strings.Contains(err.Error(), "xyzzy") {
 		t.Errorf("%s: %v", errorName(err), err)
 	}
 	if _, err := sign(c, pathOf(good), nil, "ECDSA-SHA256", options()); err != nil {
 		t.Error(err)
 	}
-	if log := h.log.String(); strings.Contains(log, "42") || !strings.Contains(log, "TestPanicCostsOneCall") {
+	if log := h.log.String(); strings.Contains(log, "xyzzy") || !strings.Contains(log, "TestPanicCostsOneCall") {
 		t.Errorf("journal:\n%s", log)
 	}
 }
