@@ -69,17 +69,15 @@ func (k testKey) fake(kind keyring.Kind) *keyringtest.FakeKey {
 
 // A softKey signs whatever crypto.Signer does, padded content without a hash
 // included, as keys from ordinary files do.
-type softKey struct{ *keyringtest.FakeKey }
+type softKey struct {
+	*keyringtest.FakeKey
+	signer crypto.Signer
+}
 
-func (k testKey) soft() softKey { return softKey{k.fake(keyring.KindFile)} }
+func (k testKey) soft() softKey { return softKey{k.fake(keyring.KindFile), k.signer} }
 
 func (k softKey) Sign(_ context.Context, _ secret.Bytes, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	for _, t := range testKeys() {
-		if id, err := keyring.NewKeyID(t.signer.Public()); err == nil && id == k.KeyInfo.ID {
-			return t.signer.Sign(rand.Reader, digest, opts)
-		}
-	}
-	return nil, keyring.ErrNotFound
+	return k.signer.Sign(rand.Reader, digest, opts)
 }
 
 func softKeys(names ...string) []keyring.Key {
@@ -98,10 +96,12 @@ func certificateOf(tb testing.TB, k testKey, name string, serial int64) *x509.Ce
 		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(time.Duration(serial) * 24 * time.Hour),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageKeyAgreement,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageEmailProtection},
+		EmailAddresses:        []string{"mia@example.org"},
+		SubjectKeyId:          []byte{byte(serial)},
 		DNSNames:              []string{"localhost"},
-		BasicConstraintsValid: true, IsCA: true,
+		BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, k.signer.Public(), k.signer)
 	if err != nil {

@@ -38,10 +38,15 @@ func newPeer(tb testing.TB, s *serverTest) *peer {
 // try runs a program and returns what it printed.
 func (p *peer) try(name string, args ...string) (string, error) {
 	p.tb.Helper()
+	return p.tryWithInput("", name, args...)
+}
+
+func (p *peer) tryWithInput(input, name string, args ...string) (string, error) {
+	p.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program(p.tb, name), args...)
-	cmd.Dir, cmd.Env = p.dir, p.env
+	cmd.Dir, cmd.Env, cmd.Stdin = p.dir, p.env, strings.NewReader(input)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
