@@ -69,11 +69,12 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) {
 	n.peer = sync.OnceValue(n.whoCalls)
 	defer n.wg.Wait()
 	defer cancel()
-	if err := n.serve(); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
+	if err := n.serve(); ctx.Err() == nil && !errors.Is(err, io.EOF) {
 		n.log(slog.LevelDebug, "connection ended", slog.Any("err", err))
 	}
 }
 
+// serve serves the connection until it ends, and says why it did.
 func (n *connection) serve() error {
 	if err := n.greet(); err != nil {
 		return err

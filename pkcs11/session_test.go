@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math/big"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -239,7 +241,7 @@ func TestLengthQueryDoesNotSign(t *testing.T) {
 	}
 	c.want(p11rpc.OperationNotInitialized, p11rpc.Sign, signArgs(session, make([]byte, 32), 64))
 	q := s.prompter.Questions()
-	if len(q) != 1 || !strings.Contains(q[0].Reason, "PKCS#11") || !strings.Contains(q[0].Caller, "pkcs11.test") {
+	if len(q) != 1 || !strings.Contains(q[0].Reason, "PKCS#11") || !strings.HasPrefix(q[0].Caller, filepath.Base(must(os.Executable()))+" (") {
 		t.Errorf("the user was asked %+v", q)
 	}
 }
