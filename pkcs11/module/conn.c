@@ -21,6 +21,9 @@
 /* Options of a frame are read and dropped; nobody sends any in a reply. */
 #define MAX_OPTIONS 4096
 
+/* The rest of a frame whose first byte is here comes within this time, in ms. */
+#define FRAME_MS 5000
+
 /* A body is read in steps, so that its length alone allocates nothing much. */
 #define READ_STEP (64u << 10)
 
@@ -56,13 +59,13 @@ static long long now_ms(void)
 	return (long long)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* ready waits for the peer, but not beyond the deadline of the handshake. */
-static bool ready(struct conn *c, short events)
+/* ready waits for the peer, but not beyond a deadline; 0 is none. */
+static bool ready(struct conn *c, short events, long long deadline)
 {
-	while (c->deadline != 0) {
-		long long left = c->deadline - now_ms();
+	for (;;) {
+		long long left = deadline == 0 ? -1 : deadline - now_ms();
 		struct pollfd p = {.fd = c->fd, .events = events};
-		if (left <= 0)
+		if (deadline != 0 && left <= 0)
 			return false;
 		int n = poll(&p, 1, (int)left);
 		if (n > 0)
@@ -70,17 +73,22 @@ static bool ready(struct conn *c, short events)
 		if (n < 0 && errno != EINTR)
 			return false;
 	}
-	return true;
+}
+
+/* again tells whether a system call is worth repeating, after a wait. */
+static bool again(struct conn *c, short events, long long deadline)
+{
+	if (errno == EINTR)
+		return true;
+	return (errno == EAGAIN || errno == EWOULDBLOCK) && ready(c, events, deadline);
 }
 
 static bool send_all(struct conn *c, const uint8_t *p, size_t n)
 {
 	while (n > 0) {
-		if (!ready(c, POLLOUT))
-			return false;
 		/* A daemon that is gone is an error, not a signal to the host. */
-		ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL);
-		if (sent < 0 && errno == EINTR)
+		ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (sent < 0 && again(c, POLLOUT, c->deadline))
 			continue;
 		if (sent <= 0)
 			return false;
@@ -90,13 +98,12 @@ static bool send_all(struct conn *c, const uint8_t *p, size_t n)
 	return true;
 }
 
-static bool receive_all(struct conn *c, uint8_t *p, size_t n)
+static bool receive_all(struct conn *c, uint8_t *p, size_t n, long long deadline)
 {
 	while (n > 0) {
-		if (!ready(c, POLLIN))
-			return false;
-		ssize_t got = recv(c->fd, p, n, 0);
-		if (got < 0 && errno == EINTR)
+		/* Without a deadline it may take long: then one call, not two. */
+		ssize_t got = recv(c->fd, p, n, deadline != 0 ? MSG_DONTWAIT : 0);
+		if (got < 0 && again(c, POLLIN, deadline))
 			continue;
 		if (got <= 0)
 			return false;
@@ -110,7 +117,12 @@ static bool receive_frame(struct conn *c, uint32_t *number, struct buffer *body)
 {
 	uint8_t header[FRAME_HEADER], dropped[256];
 
-	if (!receive_all(c, header, sizeof header))
+	/* A reply may take as long as a person takes. Once it has begun, its
+	 * rest does not. */
+	if (!receive_all(c, header, 1, c->deadline))
+		return false;
+	long long deadline = now_ms() + FRAME_MS;
+	if (!receive_all(c, header + 1, sizeof header - 1, deadline))
 		return false;
 	struct reader r = {.p = header, .left = sizeof header};
 	*number = get_u32(&r);
@@ -119,14 +131,14 @@ static bool receive_frame(struct conn *c, uint32_t *number, struct buffer *body)
 		return false;
 	while (options > 0) {
 		size_t n = options < sizeof dropped ? options : sizeof dropped;
-		if (!receive_all(c, dropped, n))
+		if (!receive_all(c, dropped, n, deadline))
 			return false;
 		options -= n;
 	}
 	while (left > 0) {
 		size_t n = left < READ_STEP ? left : READ_STEP;
 		uint8_t *p = buffer_extend(body, n);
-		if (p == NULL || !receive_all(c, p, n))
+		if (p == NULL || !receive_all(c, p, n, deadline))
 			return false;
 		left -= n;
 	}
@@ -348,7 +360,7 @@ static struct conn *conn_new(int fd, unsigned epoch)
 static bool greet(struct conn *c, uint8_t offer)
 {
 	uint8_t answer;
-	if (!send_all(c, &offer, 1) || !receive_all(c, &answer, 1) || answer > offer)
+	if (!send_all(c, &offer, 1) || !receive_all(c, &answer, 1, c->deadline) || answer > offer)
 		return false;
 	c->version = answer;
 	return rpc_hello(c) == CKR_OK;

@@ -80,7 +80,7 @@ static bool finish(struct server *s, struct peer *p, int fd, uint32_t number, st
 {
 	enum fault fault = s->fault;
 	uint32_t body = (uint32_t)(b->len - FRAME_HEADER), options = 0;
-	bool ok;
+	bool ok, last = false;
 
 	if (fault == FAULT_BODY_1GIB)
 		body = 1u << 30;
@@ -97,6 +97,7 @@ static bool finish(struct server *s, struct peer *p, int fd, uint32_t number, st
 		for (unsigned n = 1 + next_random(&p->random) % 4; n > 0; n--) {
 			/* The header now and then: it ends the connection. */
 			size_t from = next_random(&p->random) % 16 == 0 ? 0 : FRAME_HEADER;
+			last |= from == 0;
 			size_t at = from + next_random(&p->random) % (b->len - from);
 			static const uint8_t likely[] = {0, 1, 0x7f, 0x80, 0xff};
 			unsigned v = next_random(&p->random);
@@ -107,16 +108,15 @@ static bool finish(struct server *s, struct peer *p, int fd, uint32_t number, st
 		ok = true;
 		for (size_t i = 0; ok && i < b->len; i++)
 			ok = all(fd, b->data + i, 1, true);
-	} else if (fault == FAULT_SHORT) {
-		all(fd, b->data, b->len / 2, true);
-		ok = false;
+	} else if (fault == FAULT_SHORT || fault == FAULT_STALL) {
+		ok = all(fd, b->data, b->len / 2, true) && fault == FAULT_STALL;
 	} else {
 		ok = all(fd, b->data, b->len, true);
 		if (ok && fault == FAULT_TWICE)
 			ok = all(fd, b->data, b->len, true);
 	}
 	buffer_free(b);
-	return ok;
+	return ok && !last;
 }
 
 static void signature(struct buffer *b, const uint8_t *data, size_t n)

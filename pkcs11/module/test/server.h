@@ -25,6 +25,7 @@ enum fault {
 	FAULT_TWICE,       /* answers each call twice */
 	FAULT_DRIBBLE,     /* one byte at a time */
 	FAULT_SHORT,       /* half a frame, then the end */
+	FAULT_STALL,       /* half a frame, and nothing more */
 	FAULT_CODE_0,      /* an error that is none */
 	FAULT_MANY,        /* arrays that say they have four thousand million members */
 	FAULT_MUTATE,      /* one to four random changes in each frame */
