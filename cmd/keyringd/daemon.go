@@ -2,23 +2,25 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"sync"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/keyringd/keyringd/agent"
 	"github.com/keyringd/keyringd/dbus"
 	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/keyring"
+	"github.com/keyringd/keyringd/pkcs11"
 	"github.com/keyringd/keyringd/prompt"
 	"github.com/keyringd/keyringd/prompt/pinentry"
 	"github.com/keyringd/keyringd/sshkeys"
 	"github.com/keyringd/keyringd/tpm/link"
 	"github.com/keyringd/keyringd/tpmkeys"
+	"golang.org/x/sync/errgroup"
 )
 
 // daemon is one run of keyringd.
@@ -49,13 +51,13 @@ func (d *daemon) run(ctx context.Context) error {
 	prompter := prompt.NewQueue(asker)
 	defer prompter.Close()
 
-	// The socket comes first: a second daemon stops here, before it touches the
+	// The sockets come first: a second daemon stops here, before it touches the
 	// TPM, and a client that connects early waits in the backlog.
-	socket, err := d.sshSocket()
+	sockets, err := d.openSockets()
 	if err != nil {
 		return err
 	}
-	defer socket.Close()
+	defer sockets.Close()
 
 	device, closeTPM, err := d.openTPM(ctx, prompter)
 	if err != nil {
@@ -71,29 +73,32 @@ func (d *daemon) run(ctx context.Context) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	certificates := pkcs11.NewCertificates()
 	folders, err := folder.Watch(ctx, folder.Options{Dirs: d.KeyDirs, Log: d.log},
-		tpmkeys.New(device, keys, d.log), sshkeys.New(keys, d.log))
+		tpmkeys.New(device, keys, d.log), sshkeys.New(keys, d.log), certificates)
 	if err != nil {
 		return err
 	}
 	defer func() { cancel(); <-folders.Done() }()
 
-	var fronts sync.WaitGroup
-	defer fronts.Wait()
-	defer cancel()
+	fronts, ctx := errgroup.WithContext(ctx)
+	fronts.Go(func() error { return agent.New(keys, d.log).Serve(ctx, sockets.ssh) })
+	fronts.Go(func() error {
+		return pkcs11.New(keys, d.log, pkcs11.Options{Certificates: certificates}).Serve(ctx, sockets.pkcs11)
+	})
 	if d.Bus != "none" {
-		fronts.Go(func() { d.serveBus(ctx, keys, gate, socket.Addr().String()) })
+		fronts.Go(func() error { d.serveBus(ctx, keys, gate, sockets.ssh.Addr().String()); return nil })
 	}
 
 	// What starting needed is given back, so that an idle daemon is small.
 	debug.FreeOSMemory()
-	d.ready(socket.Addr().String(), len(keys.List()))
-	err = agent.New(keys, d.log).Serve(ctx, socket)
+	d.ready(sockets.ssh.Addr().String(), len(keys.List()))
+	<-ctx.Done()
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
-	if ctx.Err() != nil {
-		return nil // asked to end, and did
+	if err := fronts.Wait(); !errors.Is(err, context.Canceled) {
+		return err
 	}
-	return err
+	return nil // asked to end, and did
 }
 
 // serveBus serves on D-Bus until ctx ends. Without a bus the other front ends go

@@ -16,13 +16,38 @@ import (
 	"github.com/keyringd/keyringd/tpm/swtpm"
 )
 
-// sshSocket returns the ssh-agent socket: the service manager's, if it passed
-// one by that name, or one of our own in the runtime directory.
-func (d *daemon) sshSocket() (net.Listener, error) {
-	if l := listen.Inherited()["ssh"]; l != nil {
-		return l, nil
+// sockets are where the daemon listens.
+type sockets struct{ ssh, pkcs11 net.Listener }
+
+// openSockets returns the sockets: the service manager's, where it passed one by
+// that name, or else our own in the runtime directory.
+func (d *daemon) openSockets() (s sockets, err error) {
+	inherited := listen.Inherited()
+	for _, one := range []struct {
+		name string
+		at   *net.Listener
+	}{{"ssh", &s.ssh}, {"pkcs11", &s.pkcs11}} {
+		if l := inherited[one.name]; l != nil {
+			*one.at = l
+			continue
+		}
+		l, err := listen.Unix(filepath.Join(d.RuntimeDir, one.name))
+		if err != nil {
+			s.Close()
+			return sockets{}, err
+		}
+		*one.at = l
 	}
-	return listen.Unix(filepath.Join(d.RuntimeDir, "ssh"))
+	return s, nil
+}
+
+// Close closes the sockets, and removes those that are our own.
+func (s sockets) Close() {
+	for _, l := range []net.Listener{s.ssh, s.pkcs11} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
 }
 
 // openTPM returns the TPM to use, nil if there is none, and what puts it away.
