@@ -28,7 +28,8 @@ $(PROGRAMS:%=bin/%): bin/%:
 run: build ## run keyringd on your own ~/.ssh, in the foreground (ARGS=... are its flags)
 	@exec bin/keyringd $(ARGS)
 
-demo: deps build ## watch ssh log in with TPM keys: scratch home, software TPM, real sshd
+demo: build ## watch ssh log in with TPM keys: scratch home, software TPM, real sshd
+	@scripts/deps.sh demo
 	@scripts/demo.sh
 
 test: deps build ## run all tests

@@ -2,6 +2,7 @@
 # Installs what building and testing keyringd needs and this system lacks.
 #
 #   scripts/deps.sh            everything
+#   scripts/deps.sh demo       what a build and the demonstration need
 #   scripts/deps.sh build      only what a build needs
 #
 # On Debian and Ubuntu it installs packages, with sudo where it is not root. It
@@ -11,17 +12,22 @@ set -euo pipefail
 
 # Debian and Ubuntu package names.
 build=(ca-certificates git make)
-tests=(
-	dbus-daemon dbus-bin systemd libglib2.0-bin
-	gcc libc6-dev # the race detector
-	procps socat strace gdb
-	openssl openssh-client openssh-server gnupg
+demo=(
+	procps socat
+	openssl openssh-client openssh-server
 	swtpm swtpm-tools tpm2-tools tpm2-openssl
+)
+tests=(
+	gcc libc6-dev # the race detector and the C module
+	strace gdb gnupg binutils
 	pinentry-curses pinentry-tty
+	dbus-daemon dbus-bin systemd libglib2.0-bin
+	opensc p11-kit p11-kit-modules gnutls-bin libengine-pkcs11-openssl libnss3-tools
+	softhsm2 openjdk-17-jre-headless curl valgrind
 )
 
-fedora="ca-certificates dbus-daemon dbus-tools systemd glib2 git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty"
-arch="ca-certificates dbus systemd glib2 git make go gcc procps-ng socat strace gdb openssl openssh gnupg swtpm tpm2-tools tpm2-openssl pinentry"
+fedora="ca-certificates dbus-daemon dbus-tools systemd glib2 git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty opensc p11-kit p11-kit-server gnutls-utils openssl-pkcs11 nss-tools softhsm java-17-openjdk-headless curl"
+arch="ca-certificates dbus systemd glib2 git make go gcc procps-ng socat strace gdb openssl openssh gnupg swtpm tpm2-tools tpm2-openssl pinentry opensc p11-kit gnutls libp11 nss softhsm jre17-openjdk-headless curl"
 
 need_go() {
 	local want have
@@ -64,10 +70,11 @@ apt() {
 
 wanted=("${build[@]}")
 case ${1:-all} in
-all) wanted+=("${tests[@]}") ;;
+all) wanted+=("${demo[@]}" "${tests[@]}") ;;
+demo) wanted+=("${demo[@]}") ;;
 build) ;;
 *)
-	echo "usage: scripts/deps.sh [all|build]" >&2
+	echo "usage: scripts/deps.sh [all|demo|build]" >&2
 	exit 2
 	;;
 esac
