@@ -13,12 +13,15 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: deps build run demo test check bench fuzz install clean help
+.PHONY: deps demo-deps module build run demo test check bench fuzz install clean help
 
 deps: ## install what is missing on Debian and Ubuntu; elsewhere, name it
 	@scripts/deps.sh
 
-build: $(PROGRAMS:%=bin/%) ## build the programs into bin/
+build: $(PROGRAMS:%=bin/%) module ## build the programs and the PKCS#11 module into bin/
+
+module:
+	@$(MAKE) --no-print-directory -C pkcs11/module
 
 # go itself knows what is out of date, so each build asks it.
 .PHONY: $(PROGRAMS:%=bin/%)
@@ -28,9 +31,11 @@ $(PROGRAMS:%=bin/%): bin/%:
 run: build ## run keyringd on your own ~/.ssh, in the foreground (ARGS=... are its flags)
 	@exec bin/keyringd $(ARGS)
 
-demo: build ## watch ssh log in with TPM keys: scratch home, software TPM, real sshd
-	@scripts/deps.sh demo
+demo: demo-deps build ## watch ssh log in with TPM keys: scratch home, software TPM, real sshd
 	@scripts/demo.sh
+
+demo-deps:
+	@scripts/deps.sh demo
 
 test: deps build ## run all tests
 	go test -timeout 14m ./...
@@ -47,6 +52,10 @@ fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
 install: build ## install into DESTDIR/PREFIX (default /usr/local)
 	install -d '$(DESTDIR)$(PREFIX)/bin'
 	install -m 0755 $(PROGRAMS:%=bin/%) '$(DESTDIR)$(PREFIX)/bin/'
+	install -d '$(DESTDIR)$(PREFIX)/lib/pkcs11' '$(DESTDIR)$(PREFIX)/share/p11-kit/modules'
+	install -m 0644 bin/keyringd-pkcs11.so '$(DESTDIR)$(PREFIX)/lib/pkcs11/'
+	sed 's|^module: .*|module: $(PREFIX)/lib/pkcs11/keyringd-pkcs11.so|' packaging/p11-kit/keyringd.module \
+		>'$(DESTDIR)$(PREFIX)/share/p11-kit/modules/keyringd.module'
 
 clean: ## remove what was built
 	rm -rf bin dist .cache

@@ -11,14 +11,13 @@
 set -euo pipefail
 
 # Debian and Ubuntu package names.
-build=(ca-certificates git make)
+build=(ca-certificates git make gcc libc6-dev)
 demo=(
 	procps socat
 	openssl openssh-client openssh-server
 	swtpm swtpm-tools tpm2-tools tpm2-openssl
 )
 tests=(
-	gcc libc6-dev # the race detector and the C module
 	strace gdb gnupg binutils
 	pinentry-curses pinentry-tty
 	dbus-daemon dbus-bin systemd libglib2.0-bin
