@@ -6,7 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // CKA_CHECK_VALUE is made with it, §4.6.2
+	"crypto/sha1" // CKA_CHECK_VALUE is made with it, §4.6.2
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"

@@ -37,7 +37,8 @@ func open(data, passphrase []byte) (crypto.Signer, error) {
 		if err := checkLegacy(block); err != nil {
 			return nil, err
 		}
-		der, err := x509.DecryptPEMBlock(block, passphrase) //nolint:staticcheck // for files that exist
+		//lint:ignore SA1019 Files encrypted like this exist, and are only read.
+		der, err := x509.DecryptPEMBlock(block, passphrase)
 		if err != nil {
 			return nil, errPassphrase
 		}

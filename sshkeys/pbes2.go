@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/des"  //nolint:gosec // for reading what older programs wrote
-	"crypto/sha1" //nolint:gosec // PBKDF2's default, and safe in it
+	"crypto/des"  // for reading what older programs wrote
+	"crypto/sha1" // PBKDF2's default, and safe in it
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/asn1"

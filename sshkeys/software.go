@@ -16,10 +16,10 @@ import (
 	"github.com/keyringd/keyringd/internal/caller"
 )
 
-// ErrNoKey: the data are no private key of a kind that this package reads.
+// ErrNoKey says that the data are no private key of a kind that this package reads.
 var ErrNoKey = errNoKey
 
-// ErrPassphrase: the passphrase is wrong.
+// ErrPassphrase says that the passphrase is wrong.
 var ErrPassphrase = errPassphrase
 
 // A Software is what a file with a private key tells of it without a

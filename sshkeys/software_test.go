@@ -72,7 +72,7 @@ func TestPKCS12ThatAsksForTooMuch(t *testing.T) {
 	must(t, err)
 	cert, err := x509.ParseCertificate(der)
 	must(t, err)
-	data, err := pkcs12.Encode(rand.Reader, key, cert, nil, passphrase)
+	data, err := pkcs12.LegacyRC2.Encode(key, cert, nil, passphrase)
 	must(t, err)
 	if _, err := Open(data, []byte(passphrase)); err != nil {
 		t.Fatal(err)

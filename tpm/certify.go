@@ -192,8 +192,8 @@ func (s *space) readNV(index tpm2.TPMHandle) ([]byte, error) {
 		rsp, err := tpm2.NVRead{
 			AuthHandle: tpm2.AuthHandle{Handle: index, Name: rsp.NVName, Auth: empty()},
 			NVIndex:    tpm2.NamedHandle{Handle: index, Name: rsp.NVName},
-			Size:       uint16(n),        //nolint:gosec // at most nvChunk
-			Offset:     uint16(len(out)), //nolint:gosec // at most maxNV
+			Size:       uint16(n),        // at most nvChunk
+			Offset:     uint16(len(out)), // at most maxNV
 		}.Execute(s)
 		if isAuth(err) {
 			return nil, nil

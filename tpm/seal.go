@@ -203,7 +203,7 @@ func (a answers) Decrypt(parameter []byte) error {
 		if block, err = aes.NewCipher(keyIV[:paramKeyBits/8]); err != nil {
 			return
 		}
-		//nolint:staticcheck // CFB is what the TPM speaks; the answer's HMAC authenticates it.
+		//lint:ignore SA1019 CFB is what the TPM speaks; the answer's HMAC authenticates it.
 		stream = cipher.NewCFBDecrypter(block, keyIV[paramKeyBits/8:])
 	})
 	if err != nil {

@@ -192,7 +192,7 @@ func (s *session) Encrypt(parameter []byte) error {
 		if block, err = aes.NewCipher(keyIV[:paramKeyBits/8]); err != nil {
 			return
 		}
-		//nolint:staticcheck // CFB is what the TPM speaks; the command's HMAC authenticates it.
+		//lint:ignore SA1019 CFB is what the TPM speaks; the command's HMAC authenticates it.
 		stream = cipher.NewCFBEncrypter(block, keyIV[paramKeyBits/8:])
 	})
 	if err != nil {

@@ -315,9 +315,9 @@ func software(key crypto.Signer, attributes tpm2.TPMAObject, p policy) (*tpm2.TP
 		}
 		area.Type = tpm2.TPMAlgRSA
 		area.ObjectAttributes.Decrypt = true                                // see keyArea
-		parms := &tpm2.TPMSRSAParms{KeyBits: tpm2.TPMKeyBits(k.N.BitLen())} //nolint:gosec // Importable bounds it
+		parms := &tpm2.TPMSRSAParms{KeyBits: tpm2.TPMKeyBits(k.N.BitLen())} // Importable bounds it
 		if k.E != 65537 {
-			parms.Exponent = uint32(k.E) //nolint:gosec // crypto/rsa bounds it
+			parms.Exponent = uint32(k.E) // crypto/rsa bounds it
 		}
 		area.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, parms)
 		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()})

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/keyringd/keyringd/internal/atomicfile"
 	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/internal/folder/pubfile"
@@ -43,12 +44,15 @@ func New(dev *tpm.Device, keys *keyring.Keys, log *slog.Logger) *Set {
 	return &Set{dev: dev, keys: keys, log: log, entries: map[string]*entry{}}
 }
 
-// ErrNoTPM: a TPM key file is of no use on a machine without a TPM.
+// ErrNoTPM says that a TPM key file is of no use on a machine without a TPM.
 var ErrNoTPM = errors.New("a TPM key, but there is no TPM")
 
 // Load looks for a TPM key in a file.
 func (s *Set) Load(f folder.File, data []byte) error {
 	s.drop(f.Path)
+	if atomicfile.IsTemporary(f.Path) {
+		return folder.ErrNotMine // not yet a key, or what a crash left of one
+	}
 	if s.pubs.Load(f.Path, data) {
 		return folder.ErrNotMine
 	}

@@ -202,7 +202,7 @@ func ownedByUs(st *unix.Stat_t) error {
 func fileOf(st *unix.Stat_t) File {
 	return File{
 		ID: ID{
-			Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, //nolint:unconvert // Dev is 32 bits wide on some machines
+			Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, // Dev is 32 bits wide on some machines
 			Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(),
 		},
 		Mode: fs.FileMode(st.Mode & 0o777),

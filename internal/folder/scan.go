@@ -149,7 +149,7 @@ func (s *scanner) dir(r *round, fd int, path string, depth int) {
 		r.skip(path, err, false)
 		return
 	}
-	id := [2]uint64{uint64(st.Dev), st.Ino} //nolint:unconvert // Dev is 32 bits wide on some machines
+	id := [2]uint64{uint64(st.Dev), st.Ino} // Dev is 32 bits wide on some machines
 	if r.seen[id] {
 		return
 	}

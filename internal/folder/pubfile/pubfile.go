@@ -174,7 +174,7 @@ func Wire(pub crypto.PublicKey) []byte {
 }
 
 func str(b, s []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(len(s))) //nolint:gosec // parts of a key are short
+	b = binary.BigEndian.AppendUint32(b, uint32(len(s))) // parts of a key are short
 	return append(b, s...)
 }
 
