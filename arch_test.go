@@ -39,7 +39,7 @@ var own = []struct {
 	{"tpm/keyfile", nil, "reading a key file needs no device and no user"},
 	{"tpm/link", nil, "a channel carries bytes and knows nothing of what they mean"},
 	{"tpm/swtpm", []string{"tpm/link"}, "running a software TPM needs no more than a channel to it"},
-	{"tpmkeys", []string{"keyring", "sshkeys", "tpm", "tpm/keyfile", "internal/atomicfile", "internal/caller", "internal/folder", "internal/folder/pubfile", "internal/secret"},
+	{"tpmkeys", []string{"keyring", "sshkeys", "tpm", "tpm/attest", "tpm/keyfile", "internal/atomicfile", "internal/caller", "internal/folder", "internal/folder/pubfile", "internal/secret"},
 		"it is where key files, TPM and keyring meet, and it speaks no protocol"},
 	{"sshkeys", []string{"keyring", "internal/caller", "internal/folder", "internal/folder/pubfile", "internal/secret"},
 		"ordinary keys need no TPM, and speak no protocol"},

@@ -264,10 +264,7 @@ func (d *Device) Prove(ctx context.Context, f *keyfile.File, auth secret.Bytes) 
 	}
 	defer k.Close()
 	k.counted = false
-	hash := crypto.SHA256
-	if k.shape.hash != 0 {
-		hash = k.shape.hash
-	}
+	hash := k.Hash()
 	digest := make([]byte, hash.Size())
 	_, _ = rand.Read(digest)
 	// Sign checks the signature against the public key.
@@ -275,6 +272,15 @@ func (d *Device) Prove(ctx context.Context, f *keyfile.File, auth secret.Bytes) 
 		return fmt.Errorf("prove the key: %w", err)
 	}
 	return nil
+}
+
+// Hash returns a hash that the key can sign digests of: the only one, if its
+// scheme is fixed.
+func (k *Key) Hash() crypto.Hash {
+	if k.shape.hash != 0 {
+		return k.shape.hash
+	}
+	return crypto.SHA256
 }
 
 // A Signer is a key with its auth value at hand, for those who take a

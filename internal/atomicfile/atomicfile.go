@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // A File is one file to be put in place.
@@ -60,6 +61,13 @@ const suffix = ".keyringd-new"
 func temporary(path string) string {
 	dir, name := filepath.Split(path)
 	return filepath.Join(dir, "."+name+suffix)
+}
+
+// IsTemporary reports whether a path is one where a file is staged, or was when
+// somebody was killed: nobody's file yet.
+func IsTemporary(path string) bool {
+	name := filepath.Base(path)
+	return strings.HasPrefix(name, ".") && strings.HasSuffix(name, suffix)
 }
 
 // Stage writes files beside their places. Where one is there that may not be

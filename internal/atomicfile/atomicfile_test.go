@@ -104,6 +104,14 @@ func TestRaceIsNotWon(t *testing.T) {
 	}
 }
 
+func TestTemporaryNamesAreKnown(t *testing.T) {
+	for path, want := range map[string]bool{temporary("/k/id"): true, "/k/id": false, "/k/.id": false, "/k/id" + suffix: false} {
+		if IsTemporary(path) != want {
+			t.Errorf("%s: %v", path, !want)
+		}
+	}
+}
+
 func TestReplacesBehindALink(t *testing.T) {
 	dir, store := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(store, "k"), []byte("old"), 0o600); err != nil {
