@@ -131,7 +131,7 @@ func TestAttestationThatDoesNotHold(t *testing.T) {
 		"not that machine":    {func(*attest.Bundle) {}, attest.Options{AttestationKey: strings.Repeat("0", 68)}, "another attestation key"},
 		"a bit more":          {func(b *attest.Bundle) { b.Key = append(b.Key[:len(b.Key):len(b.Key)], 0) }, attest.Options{}, "cannot be read"},
 		"no signature":        {func(b *attest.Bundle) { b.Signature = nil }, attest.Options{}, "cannot be read"},
-		"not of a TPM's make": {func(b *attest.Bundle) { b.Attest = bytes.Repeat([]byte{1}, 50) }, attest.Options{}, "cannot be read"},
+		"not of a TPM's make": {func(b *attest.Bundle) { b.Attest = bytes.Repeat([]byte{1}, 50) }, attest.Options{}, "not a TPM's own"},
 	} {
 		b := *good
 		c.change(&b)

@@ -124,9 +124,9 @@ func Verify(b *Bundle, o Options) (*Statement, error) {
 	if err != nil {
 		return nil, err
 	}
-	attest, err := tpm2.Unmarshal[tpm2.TPMSAttest](b.Attest)
-	if err != nil || !bytes.Equal(tpm2.Marshal(attest), b.Attest) {
-		return nil, invalid("the signed statement cannot be read")
+	attest, err := statement(b.Attest)
+	if err != nil {
+		return nil, err
 	}
 	st := &Statement{
 		KeyName: hex.EncodeToString(keyName), AttestationKeyName: hex.EncodeToString(akName),
@@ -189,13 +189,25 @@ func checkSigner(a tpm2.TPMAObject) error {
 	return nil
 }
 
+// statement reads a TPMS_ATTEST of the one kind that there is use for. The kind
+// is looked at first, so that a stranger's bytes reach no decoder of another.
+func statement(b []byte) (*tpm2.TPMSAttest, error) {
+	switch {
+	case len(b) < 6:
+		return nil, invalid("the signed statement cannot be read")
+	case binary.BigEndian.Uint32(b) != uint32(tpm2.TPMGeneratedValue):
+		return nil, invalid("the statement is not a TPM's own")
+	case binary.BigEndian.Uint16(b[4:]) != uint16(tpm2.TPMSTAttestCertify):
+		return nil, invalid("the statement is not about a key (type %#x)", b[4:6])
+	}
+	a, err := tpm2.Unmarshal[tpm2.TPMSAttest](b)
+	if err != nil || !bytes.Equal(tpm2.Marshal(a), b) {
+		return nil, invalid("the signed statement cannot be read")
+	}
+	return a, nil
+}
+
 func checkStatement(a *tpm2.TPMSAttest, name, nonce []byte) error {
-	if a.Magic != tpm2.TPMGeneratedValue {
-		return invalid("the statement is not a TPM's own")
-	}
-	if a.Type != tpm2.TPMSTAttestCertify {
-		return invalid("the statement is not about a key (type %#x)", uint16(a.Type))
-	}
 	info, err := a.Attested.Certify()
 	if err != nil {
 		return invalid("the statement cannot be read")
