@@ -169,7 +169,7 @@ type AttestRequest struct {
 // A SealRequest is the wish to seal a secret into a file.
 type SealRequest struct {
 	Caller Caller
-	Target        // without Comment
+	Target // without Comment
 	Data   secret.Bytes
 }
 
