@@ -3,9 +3,12 @@ package moduletest
 import (
 	"debug/elf"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -74,6 +77,43 @@ func TestC(t *testing.T) {
 func TestCUnderSanitizers(t *testing.T) {
 	dir := t.TempDir()
 	t.Log(makeModule(t, dir, "asan"))
+}
+
+// TestSetuid: a program that runs with more rights than its caller goes to no
+// daemon that the caller names.
+func TestSetuid(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make another user's program root's")
+	}
+	h := newHost(t, newKeyringd(t))
+	makeModule(t, h.dir, h.dir+"/bench")
+	dir, err := os.MkdirTemp("", "kr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for _, name := range []string{h.dir + "/bench", h.module} {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bench, module := filepath.Join(dir, "bench"), filepath.Join(dir, filepath.Base(h.module))
+	h.run(bench, module, "1") // a signature, with the daemon of the environment
+	for _, path := range []string{dir, bench} {
+		if err := os.Chmod(path, 0o755|os.ModeSetuid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(bench, module, "1")
+	cmd.Env, cmd.Dir = h.env, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "found == 1") {
+		t.Errorf("it signed, or did not come to look: %v\n%s", err, out)
+	}
 }
 
 // measure runs the bench program and returns its numbers, in microseconds.
