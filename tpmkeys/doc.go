@@ -5,7 +5,12 @@
 // whatever its name, and publishes a [Key] for each TPM key. It is where tpm and
 // keyring meet: errors, lockout and authorization values are translated here.
 //
+// A [Maker] makes such files: new keys, keys of other files, keys for another
+// machine; and changes and removes them, so that no fault on the way loses one.
+// It asks for PINs through the Gate. A [Sealer] binds a store's secret to the
+// TPM.
+//
 // Finding and listing keys touches no TPM. A file that does not change keeps
 // its [Key], and with it the slot in which the TPM holds it. The package
-// deliberately does not prompt, cache PINs, watch files or make keys.
+// deliberately shows no prompt, caches no PIN and watches no file.
 package tpmkeys
