@@ -35,6 +35,7 @@ func (s *Server) lookup(at godbus.ObjectPath) (node, error) {
 		n.children = []string{path.Base(string(keysPath))}
 		n.properties = map[string]properties{keyringInterface: {"Version": godbus.MakeVariant(s.Version)}}
 	case at == keysPath:
+		n.interfaces = slices.Concat([]string{keysInterface}, everywhere)
 		for _, e := range keys.order {
 			n.children = append(n.children, e.info.ID.String())
 		}

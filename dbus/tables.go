@@ -16,6 +16,7 @@ import (
 // The interfaces' names.
 const (
 	keyringInterface       = "io.github.keyringd.Keyring1"
+	keysInterface          = "io.github.keyringd.Keys1"
 	keyInterface           = "io.github.keyringd.Key1"
 	managerInterface       = "org.freedesktop.DBus.ObjectManager"
 	propertiesInterface    = "org.freedesktop.DBus.Properties"
@@ -38,7 +39,19 @@ func handlers() map[string]map[string]any {
 			"Approvals": (*call).approvals,
 			"Revoke":    (*call).revoke,
 		},
-		keyInterface:           {"Sign": (*call).sign},
+		keysInterface: {
+			"Create": (*call).createKey,
+			"Import": (*call).importKey,
+			"Wrap":   (*call).wrapKey,
+			"Parent": (*call).parent,
+		},
+		keyInterface: {
+			"Sign":       (*call).sign,
+			"ChangeAuth": (*call).changeAuth,
+			"SetLabel":   (*call).setLabel,
+			"Remove":     (*call).removeKey,
+			"Attest":     (*call).attest,
+		},
 		managerInterface:       {"GetManagedObjects": (*call).managedObjects},
 		propertiesInterface:    {"Get": (*call).getProperty, "GetAll": (*call).allProperties, "Set": (*call).setProperty},
 		introspectionInterface: {"Introspect": (*call).introspect},

@@ -87,7 +87,8 @@ func (d *daemon) run(ctx context.Context) error {
 		return pkcs11.New(keys, d.log, pkcs11.Options{Certificates: certificates}).Serve(ctx, sockets.pkcs11)
 	})
 	if d.Bus != "none" {
-		fronts.Go(func() error { d.serveBus(ctx, keys, gate, sockets.ssh.Addr().String()); return nil })
+		maker := &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log}
+		fronts.Go(func() error { d.serveBus(ctx, keys, gate, maker, sockets.ssh.Addr().String()); return nil })
 	}
 
 	// What starting needed is given back, so that an idle daemon is small.
@@ -103,13 +104,14 @@ func (d *daemon) run(ctx context.Context) error {
 
 // serveBus serves on D-Bus until ctx ends. Without a bus the other front ends go
 // on, and when it comes back, so does this one.
-func (d *daemon) serveBus(ctx context.Context, keys *keyring.Keys, gate *keyring.Gate, socket string) {
+func (d *daemon) serveBus(ctx context.Context, keys *keyring.Keys, gate *keyring.Gate, maker *tpmkeys.Maker, socket string) {
 	address := d.Bus
 	if address == "session" {
 		address = dbus.SessionAddress(d.env.Getenv, d.env.UID)
 	}
 	front := dbus.New(keys, gate, d.log)
 	front.Version = version
+	front.Maker, front.Keeper = maker, maker
 	front.Status = func(context.Context) map[string]any {
 		return map[string]any{"SSHSocket": socket, "TPM": d.tpmAddress.Resolve().String()}
 	}

@@ -27,6 +27,7 @@ const (
 	rootPath     = godbus.ObjectPath("/io/github/keyringd")
 	keysPath     = rootPath + "/keys"
 	keyringIface = "io.github.keyringd.Keyring1"
+	keysIface    = "io.github.keyringd.Keys1"
 	keyIface     = "io.github.keyringd.Key1"
 	manager      = "org.freedesktop.DBus.ObjectManager"
 
@@ -57,7 +58,13 @@ type Client struct {
 	conn *godbus.Conn
 
 	mu      sync.Mutex
-	waiting map[uint32]chan answer // by serial
+	waiting map[uint32]waiter // by serial
+}
+
+// A waiter is a call that is open.
+type waiter struct {
+	reply    chan answer
+	progress func(string) // nil: nobody wants to know
 }
 
 type answer struct {
@@ -77,7 +84,7 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoBus, err)
 	}
-	c := &Client{waiting: map[uint32]chan answer{}}
+	c := &Client{waiting: map[uint32]waiter{}}
 	c.tap = wire.NewTap(socket, c.take)
 	if err := c.join(); err != nil {
 		c.Close()
@@ -112,21 +119,55 @@ func (c *Client) Close() {
 
 // take keeps what is an answer to us, and passes on the rest.
 func (c *Client) take(f *wire.Frame) (pass bool) {
+	if f.Type == godbus.TypeSignal && f.Member == "Progress" {
+		c.advance(f)
+		return false
+	}
 	c.mu.Lock()
-	reply := c.waiting[f.ReplySerial]
+	w := c.waiting[f.ReplySerial]
 	delete(c.waiting, f.ReplySerial)
 	c.mu.Unlock()
-	if reply == nil {
+	if w.reply == nil {
 		return true
 	}
 	body, err := f.Body()
-	reply <- answer{f.Header, body, err}
+	w.reply <- answer{f.Header, body, err}
 	return false
+}
+
+// maxProgress is more than any step is called.
+const maxProgress = 1024
+
+// advance tells a call what it is at.
+func (c *Client) advance(f *wire.Frame) {
+	if f.Interface != keysIface && f.Interface != keyIface || f.Signature != "us" || f.BodySize > maxProgress {
+		return
+	}
+	body, err := f.Body()
+	if err != nil {
+		return // the connection is lost, which the next read says
+	}
+	var serial uint32
+	var step string
+	if wire.Unmarshal(f.Order, body, &serial, &step) != nil {
+		return
+	}
+	c.mu.Lock()
+	tell := c.waiting[serial].progress
+	c.mu.Unlock()
+	if tell != nil {
+		tell(step)
+	}
 }
 
 // call calls a method and stores what it returns in the variables that into
 // points to.
 func (c *Client) call(ctx context.Context, at godbus.ObjectPath, iface, member string, args []any, into ...any) error {
+	return c.follow(ctx, nil, at, iface, member, args, into...)
+}
+
+// follow is call, where progress is told what the daemon is at.
+func (c *Client) follow(ctx context.Context, progress func(string), at godbus.ObjectPath, iface, member string, args []any, into ...any) error {
 	body, err := wire.Append(nil, args...)
 	if err != nil {
 		return err
@@ -137,7 +178,7 @@ func (c *Client) call(ctx context.Context, at godbus.ObjectPath, iface, member s
 	}
 	reply := make(chan answer, 1)
 	c.mu.Lock()
-	c.waiting[h.Serial] = reply
+	c.waiting[h.Serial] = waiter{reply, progress}
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
