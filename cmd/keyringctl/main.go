@@ -1,5 +1,5 @@
-// Command keyringctl is the command line to a running keyringd: it lists keys,
-// locks and unlocks, and shows what was allowed.
+// Command keyringctl is the command line to a running keyringd: it makes, lists
+// and looks after keys, locks and unlocks, and shows what was allowed.
 //
 // Each command is a file of its own, which adds itself in command. Exit status:
 // 0 done, 1 failed, 2 wrong usage.
@@ -40,17 +40,22 @@ func main() {
 	// it would be worth the time to tidy up.
 	debug.SetGCPercent(800)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	status := run(ctx, os.Args[1:], world{Getenv: os.Getenv, UID: os.Getuid(), Out: os.Stdout, Err: os.Stderr, Terminal: isTerminal(os.Stdout)})
+	status := run(ctx, os.Args[1:], world{
+		Getenv: os.Getenv, UID: os.Getuid(), In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		Terminal: isTerminal(os.Stdout), ErrTerminal: isTerminal(os.Stderr),
+	})
 	stop()
 	os.Exit(status)
 }
 
 // world is all that the commands know of what is around them.
 type world struct {
-	Getenv   func(string) string
-	UID      int
-	Out, Err io.Writer
-	Terminal bool // Out is one
+	Getenv      func(string) string
+	UID         int
+	In          io.Reader
+	Out, Err    io.Writer
+	Terminal    bool // Out is one
+	ErrTerminal bool // Err is one
 }
 
 // run runs one command line and returns the exit status.
@@ -88,7 +93,7 @@ func command(w world) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "keyringctl",
 		Short:         "look after the keys that keyringd serves",
-		Long:          "keyringctl talks to the keyringd of your login session: it lists keys, locks and\nunlocks them, and shows and ends what you allowed.",
+		Long:          "keyringctl talks to the keyringd of your login session: it makes and lists keys,\nlooks after them, locks and unlocks them, and shows and ends what you allowed.",
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -154,6 +159,13 @@ func (s *session) withDaemon(ctx context.Context, do func(*client.Client) error)
 	return explain(do(c))
 }
 
+// hints are what a person can do about what the daemon said.
+var hints = []struct{ said, hint string }{
+	{"the TPM refuses more tries", "wait until then; keys without a PIN go on working, and the TPM's owner can end it with `tpm2_dictionarylockout --clear-lockout`"},
+	{"one try is left before the TPM locks", "wait until the TPM gives tries back, so that a mistake does not lock it"},
+	{"there is no TPM", "keyringctl status says what was looked for; keyringd --tpm names another one"},
+}
+
 // explain adds what a person can do about an error.
 func explain(err error) error {
 	var answer *client.Error
@@ -172,6 +184,11 @@ func explain(err error) error {
 	// The daemon's own errors may bring a hint along.
 	if text, hint, ok := strings.Cut(err.Error(), "; hint: "); ok {
 		return hintedError{errors.New(text), hint}
+	}
+	for _, h := range hints {
+		if answer != nil && strings.Contains(answer.Text, h.said) {
+			return hintedError{err, h.hint}
+		}
 	}
 	return err
 }
