@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -168,19 +169,23 @@ static void test_leaves_nothing(void)
 	CHECK(open_files() == files);
 }
 
-static void test_descriptors(void)
+static void test_descriptors(bool without_streams)
 {
-	/* A host that closed its standard streams does not find us there. */
+	/* A host that closed its standard streams does not find us there, and
+	 * what it executes inherits nothing. */
 	pid_t child = fork();
 	if (child == 0) {
 		void *handle;
 		CK_FUNCTION_LIST *p11 = load(module, &handle);
 		alarm(20);
-		close(0);
-		close(1);
+		if (without_streams) {
+			close(0);
+			close(1);
+		}
 		WANT(p11->C_Initialize(NULL), CKR_OK);
 		once(p11);
-		CHECK(fcntl(0, F_GETFD) == -1 && fcntl(1, F_GETFD) == -1);
+		if (without_streams)
+			CHECK(fcntl(0, F_GETFD) == -1 && fcntl(1, F_GETFD) == -1);
 		int ours = -1;
 		for (int fd = 3; fd < 100; fd++) {
 			char name[64], to[64] = "";
@@ -328,7 +333,8 @@ int main(int argc, char **argv)
 	test_begin_and_end();
 	test_interfaces();
 	test_leaves_nothing();
-	test_descriptors();
+	test_descriptors(false);
+	test_descriptors(true);
 	test_cancelled_thread();
 	test_forks();
 
