@@ -266,7 +266,9 @@ func TestReadingAllocatesNoLines(t *testing.T) {
 		})
 	}
 	short, long := allocs("# x"), allocs("# "+strings.Repeat("x", MaxLine-2))
-	if long > short || short > 5*lines {
+	// Half a line's worth of slack: the race detector and the collector allocate
+	// now and then. A buffer for each line would be 20 more.
+	if long > short+lines/2 || short > 5*lines {
 		t.Errorf("%d lines: %v allocations short, %v long", lines, short, long)
 	}
 }
