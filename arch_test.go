@@ -45,7 +45,7 @@ var own = []struct {
 		"ordinary keys need no TPM, and speak no protocol"},
 	{"agent", []string{"keyring", "internal/caller", "internal/listen", "internal/secret"},
 		"a front end knows the core only: never another front end, a device, a source of keys or a prompter"},
-	{"dbus", []string{"keyring", "dbus/internal/wire", "internal/caller"},
+	{"dbus", []string{"keyring", "dbus/internal/wire", "internal/caller", "internal/secret"},
 		"a front end knows the core only: never another front end, a device, a source of keys or a prompter"},
 	{"dbus/client", []string{"dbus/internal/wire"}, "who calls the daemon needs its language and nothing else of it"},
 	{"dbus/internal/wire", nil, "a codec knows no domain"},

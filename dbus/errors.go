@@ -24,8 +24,8 @@ var (
 )
 
 const (
-	standard = "org.freedesktop.DBus.Error."
-	secret   = "org.freedesktop.Secret.Error."
+	standard      = "org.freedesktop.DBus.Error."
+	secretService = "org.freedesktop.Secret.Error."
 )
 
 // outcomes is what each error is called on the bus, and how loudly this
@@ -50,8 +50,8 @@ var outcomes = []struct {
 	{errForeign, standard + "AccessDenied", slog.LevelWarn},
 	{context.Canceled, standard + "NoReply", slog.LevelDebug}, // the sender left, or we are stopping
 	{context.DeadlineExceeded, standard + "Timeout", slog.LevelDebug},
-	{keyring.ErrNotFound, secret + "NoSuchObject", slog.LevelDebug},
-	{keyring.ErrLocked, secret + "IsLocked", slog.LevelDebug},
+	{keyring.ErrNotFound, secretService + "NoSuchObject", slog.LevelDebug},
+	{keyring.ErrLocked, secretService + "IsLocked", slog.LevelDebug},
 	{keyring.ErrDenied, standard + "AccessDenied", slog.LevelDebug},
 	{keyring.ErrAuthFailed, standard + "AuthFailed", slog.LevelDebug},
 	{keyring.ErrLockedOut, standard + "Failed", slog.LevelDebug},

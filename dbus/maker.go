@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"fmt"
+	"strings"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -155,7 +156,10 @@ func (c *call) attest(options map[string]godbus.Variant) ([]byte, error) {
 
 // made is what was made, as Keys1 says it.
 func (c *call) made(m keyring.Made) properties {
-	p := properties{"ID": godbus.MakeVariant(m.ID.String()), "Path": godbus.MakeVariant(m.Path)}
+	p := properties{"Path": godbus.MakeVariant(m.Path)}
+	if m.Public != nil {
+		p["ID"] = godbus.MakeVariant(m.ID.String())
+	}
 	if keys, err := c.bus.server.catalog(); err == nil && keys.byPath[keyPath(m.ID)] != nil {
 		p["Key"] = godbus.MakeVariant(keyPath(m.ID))
 	}
@@ -163,7 +167,7 @@ func (c *call) made(m keyring.Made) properties {
 		p["PublicPath"] = godbus.MakeVariant(m.PublicPath)
 	}
 	if len(m.PublicLine) > 0 {
-		p["PublicKey"] = godbus.MakeVariant(string(m.PublicLine))
+		p["PublicKey"] = godbus.MakeVariant(strings.TrimSpace(string(m.PublicLine)))
 	}
 	if len(m.CertificateRequest) > 0 {
 		p["CertificateRequest"] = godbus.MakeVariant(m.CertificateRequest)

@@ -28,10 +28,11 @@ type Server struct {
 	// number or []string, by a name in upper camel case. It is called for each
 	// Status, on that call's goroutine.
 	Status func(ctx context.Context) map[string]any
-	// Maker makes keys and Keeper looks after them. Nil: there is no TPM, and
-	// their methods are not supported.
-	Maker  keyring.Maker
-	Keeper keyring.Keeper
+	// Maker makes keys, Keeper looks after them, and FileSealer keeps other small
+	// secrets. Nil: there is no TPM, and their methods are not supported.
+	Maker      keyring.Maker
+	Keeper     keyring.Keeper
+	FileSealer keyring.FileSealer
 
 	keys   *keyring.Keys
 	gate   *keyring.Gate

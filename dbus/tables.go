@@ -44,6 +44,8 @@ func handlers() map[string]map[string]any {
 			"Import": (*call).importKey,
 			"Wrap":   (*call).wrapKey,
 			"Parent": (*call).parent,
+			"Seal":   (*call).seal,
+			"Unseal": (*call).unseal,
 		},
 		keyInterface: {
 			"Sign":       (*call).sign,

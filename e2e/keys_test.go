@@ -340,3 +340,55 @@ func TestKeysWithout(t *testing.T) {
 		d.refused(1, []string{"TPM"}, "key", "passwd", "k")
 	})
 }
+
+// TestSealedFiles seals and reads back, with a PIN and without, and lets nobody
+// see it on the bus.
+func TestSealedFiles(t *testing.T) {
+	bustest.Need(t, "dbus-monitor")
+	tpm := tpmtest.Start(t)
+	d := newDesk(t, tpm.ResourceManager().Address().String(), "--remember", "0")
+	var seen daemontest.Buffer
+	monitor := exec.CommandContext(t.Context(), "dbus-monitor", "--address", d.bus.Address, "--binary")
+	monitor.Stdout = &seen
+	if err := monitor.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 10*time.Second, "message on the monitor", func() bool { d.mustCtl("status"); return strings.Contains(seen.String(), "Status") })
+
+	const canary = "the-canary\x00of 31 bytes, no more.\n"
+	d.Write("plain", canary, 0o600)
+	d.Write("new", "seal-pin", 0o600)
+	d.Answer("seal-pin")
+	d.mustCtl("seal", "guarded", "--input", "plain")
+	if out := d.mustCtl("unseal", "guarded"); out != canary {
+		t.Errorf("unsealed %q", out)
+	}
+	d.mustCtl("seal", "free", "--input", "plain", "--no-pin", "--pcr", "sha256:16")
+	d.mustCtl("unseal", "free", "--output", "again")
+	if got, err := os.ReadFile(filepath.Join(d.Dir, "again")); err != nil || string(got) != canary {
+		t.Errorf("unsealed %q: %v", got, err)
+	}
+	if st, err := os.Stat(filepath.Join(d.Dir, "again")); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("the secret is in a file of mode %v: %v", st, err)
+	}
+	d.refused(1, []string{"exists"}, "unseal", "free", "--output", "again")
+	d.refused(1, []string{"exists"}, "seal", "free", "--input", "plain", "--no-pin")
+	tpm.Tool(t, d.Dir, "tpm2_pcrextend", "16:sha256="+strings.Repeat("00", 32))
+	if out, _, status := d.ctl("unseal", "free"); status != 1 || out != "" {
+		t.Errorf("with other registers: status %d, %q", status, out)
+	}
+	d.Answer("wrong")
+	if out, _, status := d.ctl("unseal", "guarded"); status != 1 || out != "" {
+		t.Errorf("with a wrong PIN: status %d, %q", status, out)
+	}
+	d.Write("much", strings.Repeat("x", 1000), 0o600)
+	if _, errs, status := d.ctl("seal", "much.sealed", "--input", "much", "--no-pin"); status != 1 || !strings.Contains(errs, "byte") {
+		t.Errorf("more than the TPM takes: status %d\n%s", status, errs)
+	}
+	await(t, 10*time.Second, "message on the monitor", func() bool { return strings.Contains(seen.String(), "much.sealed") })
+	for _, word := range []string{"the-canary", "seal-pin", "of 31 bytes"} {
+		if strings.Contains(seen.String(), word) || strings.Contains(d.Log.String(), word) {
+			t.Errorf("%q was on the bus or in the journal", word)
+		}
+	}
+}

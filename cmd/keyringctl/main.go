@@ -102,7 +102,8 @@ func command(w world) *cobra.Command {
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	group(root)
-	root.AddCommand(s.statusCommand(), s.keyCommand(), s.lockCommand(), s.unlockCommand(), s.approvalsCommand(), manCommand())
+	root.AddCommand(s.statusCommand(), s.keyCommand(), s.lockCommand(), s.unlockCommand(), s.sealCommand(), s.unsealCommand(),
+		s.approvalsCommand(), manCommand())
 	return root
 }
 
@@ -163,6 +164,8 @@ func (s *session) withDaemon(ctx context.Context, do func(*client.Client) error)
 var hints = []struct{ said, hint string }{
 	{"the TPM refuses more tries", "wait until then; keys without a PIN go on working, and the TPM's owner can end it with `tpm2_dictionarylockout --clear-lockout`"},
 	{"one try is left before the TPM locks", "wait until the TPM gives tries back, so that a mistake does not lock it"},
+	{"no TPM can use an ed25519 key", "leave it in its file, which keyringd serves as well, or make a new key: keyringctl key new NAME"},
+	{"the other machine's storage key: ", "REQUEST is what `keyringctl key export-request` printed on the other machine"},
 	{"there is no TPM", "keyringctl status says what was looked for; keyringd --tpm names another one"},
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/keyringd/keyringd/dbus/client"
 	"github.com/keyringd/keyringd/internal/atomicfile"
@@ -37,6 +38,17 @@ type targetFlags struct {
 
 func (t *targetFlags) add(c *cobra.Command) {
 	t.addCommon(c)
+	t.addPlace(c)
+}
+
+// addSecret is add for a secret that is no key.
+func (t *targetFlags) addSecret(c *cobra.Command) {
+	t.addPlace(c)
+	c.Flags().BoolVar(&t.NoPIN, "no-pin", false, "guard the secret by no PIN: whoever may use this TPM and has the file can read it")
+	c.Flags().BoolVar(&t.Force, "force", false, "replace a file that is there")
+}
+
+func (t *targetFlags) addPlace(c *cobra.Command) {
 	c.Flags().StringVar(&t.PCRs, "pcr", "", "of use only while these `registers` are as they are now: sha256:0,7")
 	c.Flags().StringVar(&t.parent, "parent", "", "`handle` of the parent key: 0x81000001 (default: the owner's storage root key)")
 }
@@ -135,9 +147,9 @@ func (s *session) keyNewCommand() *cobra.Command {
 					return err
 				}
 			}
-			if request != "" && !flags.Force {
-				if _, err := os.Lstat(request); !errors.Is(err, fs.ErrNotExist) {
-					return hintedError{fmt.Errorf("%s is there already", request), "choose another name, or replace it with --force"}
+			if request != "" {
+				if err := writable(request, flags.Force); err != nil {
+					return err
 				}
 			}
 			if r.Target, err = flags.target(args[0]); err != nil {
@@ -166,6 +178,18 @@ func (s *session) keyNewCommand() *cobra.Command {
 	// Only a flag that does not exist could make this an error.
 	_ = c.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions(algorithms, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// writable says early what would stop a file from being written after a key has
+// been made.
+func writable(path string, force bool) error {
+	if _, err := os.Lstat(path); !force && !errors.Is(err, fs.ErrNotExist) {
+		return hintedError{fmt.Errorf("%s is there already", path), "choose another name, or replace it with --force"}
+	}
+	if err := unix.Access(filepath.Dir(path), unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("%s cannot be written there: %w", path, err)
+	}
+	return nil
 }
 
 // writeRequest writes the certificate request of a key that is made already.
@@ -199,6 +223,9 @@ func (s *session) keyImportCommand() *cobra.Command {
 			t, err := flags.target(name)
 			if err != nil {
 				return err
+			}
+			if _, err := os.Stat(source); errors.Is(err, fs.ErrNotExist) {
+				return hintedError{fmt.Errorf("there is no file %s", source), "name the file of the private key"}
 			}
 			// What was wrapped for this TPM brings its PIN along, or none.
 			if !c.Flags().Changed("no-pin") && wrapped(source) {

@@ -74,7 +74,7 @@ func (s *session) keyVerifyAttestationCommand() *cobra.Command {
 func verify(data []byte, o attest.Options) (proof, error) {
 	bundle, err := attest.Parse(data)
 	if err != nil {
-		return proof{}, err
+		return proof{}, hintedError{err, "FILE is what keyringctl key attest printed"}
 	}
 	st, err := attest.Verify(bundle, o)
 	if err != nil {

@@ -111,7 +111,7 @@ func (d *daemon) serveBus(ctx context.Context, keys *keyring.Keys, gate *keyring
 	}
 	front := dbus.New(keys, gate, d.log)
 	front.Version = version
-	front.Maker, front.Keeper = maker, maker
+	front.Maker, front.Keeper, front.FileSealer = maker, maker, maker
 	front.Status = func(context.Context) map[string]any {
 		return map[string]any{"SSHSocket": socket, "TPM": d.tpmAddress.Resolve().String()}
 	}

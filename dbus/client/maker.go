@@ -2,6 +2,11 @@ package client
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
 
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -112,6 +117,101 @@ func (c *Client) Parent(ctx context.Context, handle uint32) ([]byte, error) {
 	var request []byte
 	err := c.call(ctx, keysPath, keysIface, "Parent", []any{handle}, &request)
 	return request, err
+}
+
+// Seal seals what is in data, at most a few hundred bytes, into a file that only
+// this TPM can read. It goes through a socket in dir, a folder of the user's own,
+// and not over the bus. t.Path is absolute.
+func (c *Client) Seal(ctx context.Context, dir string, data []byte, t Target) (m Made, err error) {
+	socket, err := listen(dir)
+	if err != nil {
+		return m, err
+	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		if conn, err := socket.Accept(); err == nil {
+			// What does not arrive, the daemon tells.
+			_, _ = conn.Write(data)
+			_ = conn.Close()
+		}
+	}()
+	m, err = c.make(ctx, t.Progress, keysPath, keysIface, "Seal", t.Path, socket.path, t.options())
+	socket.Close()
+	<-written
+	return m, err
+}
+
+// Unseal returns what is in the sealed file at path, absolute. It comes through
+// a socket in dir, as Seal's.
+func (c *Client) Unseal(ctx context.Context, dir, path string) ([]byte, error) {
+	socket, err := listen(dir)
+	if err != nil {
+		return nil, err
+	}
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	type result struct {
+		data []byte
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() {
+		conn, err := socket.Accept()
+		if err != nil {
+			read <- result{nil, err}
+			return
+		}
+		defer conn.Close()
+		// A call that is given up must not wait for what does not come.
+		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		defer stop()
+		data := make([]byte, maxSecret) // read at once, so that no copy is left
+		n, err := io.ReadFull(conn, data)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = nil // it is as long as it is
+		}
+		read <- result{data[:n], err}
+	}()
+	err = c.call(ctx, keysPath, keysIface, "Unseal", []any{path, socket.path})
+	socket.Close()
+	if err != nil {
+		giveUp()
+	}
+	r := <-read
+	if err != nil {
+		clear(r.data)
+		return nil, err
+	}
+	return r.data, r.err
+}
+
+// maxSecret is more than any TPM seals.
+const maxSecret = 4096
+
+// A private is a socket that nobody but this user finds.
+type private struct {
+	net.Listener
+	folder, path string
+}
+
+func listen(dir string) (*private, error) {
+	folder, err := os.MkdirTemp(dir, "kr") // 0700
+	if err != nil {
+		return nil, err
+	}
+	p := &private{folder: folder, path: filepath.Join(folder, "s")}
+	if p.Listener, err = net.Listen("unix", p.path); err != nil {
+		_ = os.RemoveAll(folder)
+		return nil, err
+	}
+	return p, nil
+}
+
+// Close ends Accept, and takes the socket away.
+func (p *private) Close() {
+	_ = p.Listener.Close()
+	_ = os.RemoveAll(p.folder)
 }
 
 // A File names a key, and which of its files where it has several.
