@@ -19,6 +19,7 @@ var (
 	errArguments        = errors.New("wrong arguments")
 	errLimit            = errors.New("over the limit")
 	errForeign          = errors.New("only for programs of the same user")
+	errNotOwn           = errors.New("the socket is not the calling process's own")
 	errPanic            = errors.New("panic")
 	errSignature        = errors.New("malformed signature from the key")
 )
@@ -48,6 +49,7 @@ var outcomes = []struct {
 	{wire.ErrMalformed, standard + "InvalidArgs", slog.LevelDebug},
 	{errLimit, standard + "LimitsExceeded", slog.LevelDebug},
 	{errForeign, standard + "AccessDenied", slog.LevelWarn},
+	{errNotOwn, standard + "AccessDenied", slog.LevelWarn},
 	{context.Canceled, standard + "NoReply", slog.LevelDebug}, // the sender left, or we are stopping
 	{context.DeadlineExceeded, standard + "Timeout", slog.LevelDebug},
 	{keyring.ErrNotFound, secretService + "NoSuchObject", slog.LevelDebug},

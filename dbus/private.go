@@ -106,7 +106,7 @@ func (c *call) private(path string) (*net.UnixConn, error) {
 	peer, err := caller.FromConn(u)
 	if err != nil || peer.UID != uint32(os.Geteuid()) || peer.PID == 0 || peer.PID != c.caller.PID {
 		_ = u.Close()
-		return nil, fmt.Errorf("%w: the socket is not the calling process's own", errForeign)
+		return nil, errNotOwn
 	}
 	return u, nil
 }
