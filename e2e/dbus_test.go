@@ -45,8 +45,17 @@ func TestBus(t *testing.T) {
 	if out, err := ctl("key", "public", "laptop"); err != nil || !strings.HasPrefix(out, "ecdsa-sha2-nistp256 ") {
 		t.Errorf("keyringctl key public: %v\n%s", err, out)
 	}
-	if out, err := ctl("status"); err != nil || !strings.Contains(out, s.Socket) {
-		t.Errorf("keyringctl status: %v\n%s", err, out)
+	if err := os.WriteFile(filepath.Join(s.Keys, "open"), tpm.OpenSSLKey(t, "EC:P-256", "", 0), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 5*time.Second, "status that names a file left out", func() bool {
+		out, err = ctl("status")
+		return err == nil && strings.Contains(out, "chmod 600")
+	})
+	for _, want := range []string{s.Socket, "SW TPM", "3 of 3"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("keyringctl status does not tell %q:\n%s", want, out)
+		}
 	}
 	out, err = ctl("key", "show", "nosuchkey")
 	var exit *exec.ExitError

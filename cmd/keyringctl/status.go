@@ -47,7 +47,7 @@ func facts(status map[string]any) []string {
 	first := []string{"Version", "PID", "Keys", "TPMKeys", "Approvals", "Remember"}
 	var rest []string
 	for _, name := range slices.Sorted(maps.Keys(status)) {
-		if !slices.Contains(first, name) {
+		if !slices.Contains(first, name) && name != leftOut {
 			rest = append(rest, name)
 		}
 	}
@@ -93,6 +93,9 @@ func words(name string) string {
 	return b.String()
 }
 
+// leftOut names the fact that is printed as hints: each says what to do.
+const leftOut = "LeftOut"
+
 // hints says what keeps programs from using the daemon.
 func (s *session) hints(status map[string]any) []string {
 	hints := []string{}
@@ -106,6 +109,10 @@ func (s *session) hints(status map[string]any) []string {
 	}
 	if n, ok := status["Keys"].(uint32); ok && n == 0 {
 		hints = append(hints, "there are no keys: put key files into ~/.ssh, or name their folder with keyringd --key-dir")
+	}
+	files, _ := status[leftOut].([]string)
+	for _, f := range files {
+		hints = append(hints, "left out "+f)
 	}
 	return hints
 }

@@ -88,7 +88,10 @@ func (d *daemon) run(ctx context.Context) error {
 	})
 	if d.Bus != "none" {
 		maker := &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log}
-		fronts.Go(func() error { d.serveBus(ctx, keys, gate, maker, sockets.ssh.Addr().String()); return nil })
+		front := dbus.New(keys, gate, d.log)
+		front.Maker, front.Keeper, front.FileSealer = maker, maker, maker
+		front.Status = (&status{sockets, d.tpmAddress.Resolve().String(), device, folders}).facts
+		fronts.Go(func() error { d.serveBus(ctx, front); return nil })
 	}
 
 	// What starting needed is given back, so that an idle daemon is small.
@@ -104,17 +107,12 @@ func (d *daemon) run(ctx context.Context) error {
 
 // serveBus serves on D-Bus until ctx ends. Without a bus the other front ends go
 // on, and when it comes back, so does this one.
-func (d *daemon) serveBus(ctx context.Context, keys *keyring.Keys, gate *keyring.Gate, maker *tpmkeys.Maker, socket string) {
+func (d *daemon) serveBus(ctx context.Context, front *dbus.Server) {
 	address := d.Bus
 	if address == "session" {
 		address = dbus.SessionAddress(d.env.Getenv, d.env.UID)
 	}
-	front := dbus.New(keys, gate, d.log)
 	front.Version = version
-	front.Maker, front.Keeper, front.FileSealer = maker, maker, maker
-	front.Status = func(context.Context) map[string]any {
-		return map[string]any{"SSHSocket": socket, "TPM": d.tpmAddress.Resolve().String()}
-	}
 	if err := front.Serve(ctx, address); ctx.Err() == nil {
 		d.log.Error("nothing is served on D-Bus", "err", err)
 	}
