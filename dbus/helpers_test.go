@@ -38,12 +38,19 @@ type house struct {
 // serve starts a bus and a server of these keys.
 func serve(t *testing.T, keys ...keyring.Key) *house {
 	t.Helper()
+	return serveWith(t, func(*Server) {}, keys...)
+}
+
+// serveWith is serve with something done to the server before it begins.
+func serveWith(t *testing.T, before func(*Server), keys ...keyring.Key) *house {
+	t.Helper()
 	h := &house{T: t, bus: bustest.Start(t), prompter: &keyringtest.FakePrompter{}, log: &logBuffer{}}
 	h.gate = keyring.NewGate(h.prompter)
 	h.keys = keyring.NewKeys(h.gate)
 	h.keys.Replace("test", keys)
 	h.server = New(h.keys, h.gate, slog.New(slog.NewTextHandler(h.log, nil)))
 	h.server.Version = "1.2.3"
+	before(h.server)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.server.Serve(ctx, h.bus.Address) }()

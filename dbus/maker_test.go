@@ -27,18 +27,19 @@ import (
 // A fakeMaker implements all that makes keys: it keeps the request, tells of its
 // steps, waits if it is to, and answers.
 type fakeMaker struct {
-	made  keyring.Made
-	err   error
 	hold  bool // wait until ctx ends
 	ended chan error
 
-	mu  sync.Mutex
-	got any
+	mu   sync.Mutex
+	got  any
+	made keyring.Made
+	err  error
 }
 
 func (f *fakeMaker) do(ctx context.Context, r any, progress func(keyring.Progress)) (keyring.Made, error) {
 	f.mu.Lock()
 	f.got = r
+	made, err := f.made, f.err
 	f.mu.Unlock()
 	if progress != nil {
 		progress(keyring.ProgressAsking)
@@ -49,7 +50,14 @@ func (f *fakeMaker) do(ctx context.Context, r any, progress func(keyring.Progres
 		f.ended <- ctx.Err()
 		return keyring.Made{}, ctx.Err()
 	}
-	return f.made, f.err
+	return made, err
+}
+
+// answer sets what comes of the requests from now on.
+func (f *fakeMaker) answer(made keyring.Made, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.made, f.err = made, err
 }
 
 // last returns the request that came last, without what cannot be compared.
@@ -120,10 +128,7 @@ func (f *fakeMaker) UnsealFile(ctx context.Context, r keyring.UnsealRequest) (se
 // serveMaker is serve with a maker on it.
 func serveMaker(t *testing.T, f *fakeMaker, keys ...keyring.Key) *house {
 	t.Helper()
-	h := serve(t, keys...)
-	// Serve has begun, but nobody has called anything yet.
-	h.server.Maker, h.server.Keeper, h.server.FileSealer = f, f, f
-	return h
+	return serveWith(t, func(s *Server) { s.Maker, s.Keeper, s.FileSealer = f, f, f }, keys...)
 }
 
 type vardict = map[string]godbus.Variant
@@ -135,10 +140,10 @@ func TestRequestsArrive(t *testing.T) {
 	k := newKey(t, "p256", "k", "/a", "/b")
 	f := &fakeMaker{}
 	h := serveMaker(t, f, k)
-	f.made = keyring.Made{
+	f.answer(keyring.Made{
 		ID: k.KeyInfo.ID, Public: k.KeyInfo.Public, Path: "/k", PublicPath: "/k.pub", PublicLine: []byte("ssh x\n"),
 		CertificateRequest: []byte{1}, Notes: []string{"note"},
-	}
+	}, nil)
 	whole := vardict{
 		"ID": godbus.MakeVariant(k.KeyInfo.ID.String()), "Key": godbus.MakeVariant(pathOf(k)), "Path": godbus.MakeVariant("/k"),
 		"PublicPath": godbus.MakeVariant("/k.pub"), "PublicKey": godbus.MakeVariant("ssh x"),
@@ -246,7 +251,7 @@ func TestWrongRequests(t *testing.T) {
 		t.Errorf("the core was asked for %+v", f.last())
 	}
 	for _, err := range keyring.Errors {
-		f.err = fmt.Errorf("the story: %w", err)
+		f.answer(keyring.Made{}, fmt.Errorf("the story: %w", err))
 		want, _ := outcome(err)
 		got := c.Object(busName, keysPath).Call(keysInterface+".Create", 0, "new", vardict{}).Err
 		if errorName(got) != want || !strings.Contains(got.Error(), "the story") {
@@ -423,10 +428,11 @@ func TestClientAsksForEverything(t *testing.T) {
 	if got, err := c.Unseal(t.Context(), t.TempDir(), "/x"); err != nil || string(got) != "sealed before" {
 		t.Errorf("unsealed %q: %v", got, err)
 	}
-	f.err = keyring.ErrDenied
+	f.answer(keyring.Made{}, keyring.ErrDenied)
 	if got, err := c.Unseal(t.Context(), t.TempDir(), "/x"); err == nil || got != nil {
 		t.Errorf("unsealed %q: %v", got, err)
 	}
+	f.answer(keyring.Made{}, nil)
 	if _, err := c.Seal(t.Context(), t.TempDir(), nil, client.Target{Path: "/new"}); err == nil || !strings.Contains(err.Error(), "nothing to seal") {
 		t.Errorf("sealed nothing: %v", err)
 	}

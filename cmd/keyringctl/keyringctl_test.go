@@ -63,12 +63,19 @@ type house struct {
 
 func serve(t testing.TB, keys ...keyring.Key) *house {
 	t.Helper()
+	return serveWith(t, func(*dbus.Server) {}, keys...)
+}
+
+// serveWith is serve with something done to the server before it begins.
+func serveWith(t testing.TB, before func(*dbus.Server), keys ...keyring.Key) *house {
+	t.Helper()
 	h := &house{TB: t, bus: bustest.Start(t), prompter: &keyringtest.FakePrompter{}}
 	h.gate = keyring.NewGate(h.prompter)
 	h.keys = keyring.NewKeys(h.gate)
 	h.keys.Replace("test", keys)
 	h.server = dbus.New(h.keys, h.gate, slog.New(slog.DiscardHandler))
 	h.server.Version = "9.9"
+	before(h.server)
 	h.server.Status = func(context.Context) map[string]any { return map[string]any{"SSHSocket": "/run/ssh"} }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/dbus"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -20,11 +21,11 @@ import (
 type maker struct {
 	keyring.Maker
 	keyring.Keeper
+
+	mu   sync.Mutex
+	got  any
 	made keyring.Made
 	err  error
-
-	mu  sync.Mutex
-	got any
 }
 
 func (m *maker) do(r any) (keyring.Made, error) {
@@ -32,6 +33,13 @@ func (m *maker) do(r any) (keyring.Made, error) {
 	defer m.mu.Unlock()
 	m.got = r
 	return m.made, m.err
+}
+
+// answer sets what comes of the requests from now on.
+func (m *maker) answer(made keyring.Made, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.made, m.err = made, err
 }
 
 func (m *maker) last() any {
@@ -74,9 +82,8 @@ func (m *maker) Parent(_ context.Context, parent uint32) ([]byte, error) {
 
 func serveMaker(t *testing.T, keys ...keyring.Key) (*house, *maker) {
 	t.Helper()
-	h, m := serve(t, keys...), &maker{}
-	h.server.Maker, h.server.Keeper = m, m
-	return h, m
+	m := &maker{}
+	return serveWith(t, func(s *dbus.Server) { s.Maker, s.Keeper = m, m }, keys...), m
 }
 
 // in runs keyringctl in a folder.
@@ -145,7 +152,7 @@ func TestPathsAreTheCallers(t *testing.T) {
 func TestWhatWasMade(t *testing.T) {
 	k := newKey(t, "k", "/k")
 	h, m := serveMaker(t, k)
-	m.made = keyring.Made{ID: k.KeyInfo.ID, Public: k.KeyInfo.Public, Path: "/k\x1b[2J", PublicPath: "/k.pub", PublicLine: []byte("ssh x\n"), Notes: []string{"Keep it."}}
+	m.answer(keyring.Made{ID: k.KeyInfo.ID, Public: k.KeyInfo.Public, Path: "/k\x1b[2J", PublicPath: "/k.pub", PublicLine: []byte("ssh x\n"), Notes: []string{"Keep it."}}, nil)
 	if out := h.must("key", "new", "k"); strings.Contains(out, "\x1b") || !strings.HasSuffix(out, "\nssh x\nnote: Keep it.\n") {
 		t.Errorf("%q", out)
 	}
@@ -172,7 +179,7 @@ func TestWhatWasMade(t *testing.T) {
 		{fmt.Errorf("%w: k; hint: do that", keyring.ErrUnavailable), "not available: k\nhint: do that\n"},
 		{fmt.Errorf("k: %w", keyring.ErrAuthFailed), "\nhint: the PIN or passphrase was wrong too often"},
 	} {
-		m.err = c.err
+		m.answer(keyring.Made{}, c.err)
 		if out, errs, status := h.run("key", "new", "k"); status != 1 || out != "" || !strings.Contains(errs, c.want) {
 			t.Errorf("%v: status %d, %q\n%s", c.err, status, out, errs)
 		}
@@ -225,7 +232,7 @@ func TestWrongUsageOfMaking(t *testing.T) {
 // TestProgressIsForPeople: on a terminal, and gone before the answer.
 func TestProgressIsForPeople(t *testing.T) {
 	h, m := serveMaker(t)
-	m.made = keyring.Made{Path: "/k"}
+	m.answer(keyring.Made{Path: "/k"}, nil)
 	env := map[string]string{"DBUS_SESSION_BUS_ADDRESS": h.bus.Address}
 	for _, terminal := range []bool{true, false} {
 		var out, errs bytes.Buffer
