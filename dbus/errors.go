@@ -20,6 +20,7 @@ var (
 	errLimit            = errors.New("over the limit")
 	errForeign          = errors.New("only for programs of the same user")
 	errNotOwn           = errors.New("the socket is not the calling process's own")
+	errSandbox          = errors.New("key files are for programs outside of a sandbox")
 	errPanic            = errors.New("panic")
 	errSignature        = errors.New("malformed signature from the key")
 )
@@ -50,6 +51,7 @@ var outcomes = []struct {
 	{errLimit, standard + "LimitsExceeded", slog.LevelDebug},
 	{errForeign, standard + "AccessDenied", slog.LevelWarn},
 	{errNotOwn, standard + "AccessDenied", slog.LevelWarn},
+	{errSandbox, standard + "AccessDenied", slog.LevelWarn},
 	{context.Canceled, standard + "NoReply", slog.LevelDebug}, // the sender left, or we are stopping
 	{context.DeadlineExceeded, standard + "Timeout", slog.LevelDebug},
 	{keyring.ErrNotFound, secretService + "NoSuchObject", slog.LevelDebug},

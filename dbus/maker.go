@@ -16,7 +16,19 @@ const maxNonce = 32
 // errNoTPM is what making and looking after keys fails with where nobody can.
 var errNoTPM = fmt.Errorf("%w: there is no TPM", keyring.ErrUnsupported)
 
+// files refuses a program in a sandbox: the paths that it knows are not ours,
+// and through us it must not write where it cannot itself.
+func (c *call) files() error {
+	if c.sender.app != "" {
+		return fmt.Errorf("%w, and not for %s", errSandbox, c.sender.app)
+	}
+	return nil
+}
+
 func (c *call) maker() (keyring.Maker, error) {
+	if err := c.files(); err != nil {
+		return nil, err
+	}
 	if m := c.bus.server.Maker; m != nil {
 		return m, nil
 	}
@@ -24,6 +36,9 @@ func (c *call) maker() (keyring.Maker, error) {
 }
 
 func (c *call) keeper() (keyring.Keeper, error) {
+	if err := c.files(); err != nil {
+		return nil, err
+	}
 	if k := c.bus.server.Keeper; k != nil {
 		return k, nil
 	}

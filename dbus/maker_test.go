@@ -468,3 +468,30 @@ func TestSecretsGoToTheCallersSocketAlone(t *testing.T) {
 		t.Errorf("the core was asked for %+v", f.last())
 	}
 }
+
+// TestSandboxedProgramsReachNoFiles: a program in a Flatpak may use keys, but
+// must not have us read and write files for it.
+func TestSandboxedProgramsReachNoFiles(t *testing.T) {
+	k := newKey(t, "p256", "k", "/a")
+	f := &fakeMaker{}
+	s := &Server{Maker: f, Keeper: f, FileSealer: f}
+	c := &call{bus: &bus{server: s}, sender: &sender{app: "org.example.App"}, ctx: t.Context(), node: node{key: newEntry(k.KeyInfo)}}
+	for name, do := range map[string]func() error{
+		"Create":     func() error { _, err := c.createKey("/x", nil); return err },
+		"Import":     func() error { _, err := c.importKey("/x", nil); return err },
+		"Wrap":       func() error { _, err := c.wrapKey("/x", "/y", nil, nil); return err },
+		"Seal":       func() error { _, err := c.seal("/x", "/y", nil); return err },
+		"Unseal":     func() error { return c.unseal("/x", "/y") },
+		"ChangeAuth": func() error { _, err := c.changeAuth(nil); return err },
+		"SetLabel":   func() error { return c.setLabel("x", nil) },
+		"Remove":     func() error { return c.removeKey(nil) },
+	} {
+		err := do()
+		if outcome, _ := outcome(err); !errors.Is(err, errSandbox) || !strings.HasSuffix(outcome, ".AccessDenied") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if f.last() != nil {
+		t.Errorf("the core was asked for %+v", f.last())
+	}
+}

@@ -25,6 +25,16 @@ const (
 	privateTimeout = 10 * time.Second
 )
 
+func (c *call) sealer() (keyring.FileSealer, error) {
+	if err := c.files(); err != nil {
+		return nil, err
+	}
+	if s := c.bus.server.FileSealer; s != nil {
+		return s, nil
+	}
+	return nil, errNoTPM
+}
+
 // seal is Keys1.Seal.
 func (c *call) seal(path, socket string, options map[string]godbus.Variant) (properties, error) {
 	o := readOptions(options)
@@ -38,9 +48,9 @@ func (c *call) seal(path, socket string, options map[string]godbus.Variant) (pro
 	if err := o.end(); err != nil {
 		return nil, err
 	}
-	sealer := c.bus.server.FileSealer
-	if sealer == nil {
-		return nil, errNoTPM
+	sealer, err := c.sealer()
+	if err != nil {
+		return nil, err
 	}
 	conn, err := c.private(socket)
 	if err != nil {
@@ -64,9 +74,9 @@ func (c *call) unseal(path, socket string) error {
 	if err := o.end(); err != nil {
 		return err
 	}
-	sealer := c.bus.server.FileSealer
-	if sealer == nil {
-		return errNoTPM
+	sealer, err := c.sealer()
+	if err != nil {
+		return err
 	}
 	// Nobody is asked for a PIN before it is clear where the secret would go.
 	conn, err := c.private(socket)

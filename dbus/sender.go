@@ -33,6 +33,7 @@ type sender struct {
 
 	// identity finds out once who it is.
 	identity func() (keyring.Caller, error)
+	app      string // its sandbox's name, "" for none; set by identity
 
 	calls int // guarded by bus.mu: open ones
 }
@@ -111,5 +112,6 @@ func (b *bus) identify(s *sender) (keyring.Caller, error) {
 	}
 	p := caller.FromPID(int(pid), uid, func() bool { return s.ctx.Err() == nil })
 	c.PID, c.Program, c.Process = p.PID, p.Program, p.Process
+	s.app = p.App
 	return c, nil
 }
