@@ -8,6 +8,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -124,6 +125,31 @@ func (c *call) approvals() ([]approval, error) {
 	}
 	return list, nil
 }
+
+// A past use as Keyring1.History lists it.
+type past struct {
+	At                                            int64
+	FrontEnd, Caller, Label, Key, Reason, Outcome string
+}
+
+// history is Keyring1.History.
+func (c *call) history() ([]past, error) {
+	list := []past{}
+	for _, p := range c.bus.server.gate.History() {
+		outcome := ""
+		if p.Err != nil {
+			outcome = caller.Sanitize(p.Err.Error(), maxOutcome)
+		}
+		list = append(list, past{
+			At: p.At.Unix(), FrontEnd: p.Caller.FrontEnd, Caller: p.Caller.Process, Label: p.Subject, Key: p.ID,
+			Reason: p.Reason, Outcome: outcome,
+		})
+	}
+	return list, nil
+}
+
+// maxOutcome is how many characters of an error the history tells.
+const maxOutcome = 300
 
 // revoke is Keyring1.Revoke.
 func (c *call) revoke(id uint64) error { return c.bus.server.gate.Revoke(id) }

@@ -36,6 +36,7 @@ func handlers() map[string]map[string]any {
 			"Lock":      (*call).lock,
 			"Unlock":    (*call).unlock,
 			"Status":    (*call).status,
+			"History":   (*call).history,
 			"Approvals": (*call).approvals,
 			"Revoke":    (*call).revoke,
 		},

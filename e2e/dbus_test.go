@@ -72,6 +72,11 @@ func TestBus(t *testing.T) {
 		t.Errorf("the prompt names neither program nor reason:\n%s", asked)
 	}
 
+	out, err = ctl("log")
+	if err != nil || !strings.Contains(out, "busctl") || !strings.Contains(out, "laptop") || !strings.Contains(out, "a test") {
+		t.Errorf("keyringctl log: %v\n%s", err, out)
+	}
+
 	bus.Restart()
 	await(t, 10*time.Second, "return to the bus", func() bool { _, err := ctl("key", "list"); return err == nil })
 	if _, err := s.Client().List(); err != nil {

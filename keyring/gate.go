@@ -53,6 +53,8 @@ type Gate struct {
 	streaks   map[asker]*streak     // questions that nobody answered
 	counters  map[string]*counter   // by Tries.Counter
 	running   map[*attempt]struct{} // so that Forget reaches values on their way
+	history   []Past                // a ring
+	oldest    int                   // in history, once it is full
 }
 
 // NewGate returns a Gate that asks through p and remembers for ten minutes. p
@@ -134,6 +136,7 @@ func (g *Gate) use(ctx context.Context, u Use, do func(auth secret.Bytes) error)
 
 // report says once what came of a use.
 func (g *Gate) report(u Use, err error) {
+	g.note(u, err)
 	if g.Log != nil {
 		attrs := []slog.Attr{slog.String("caller", u.Caller.String()), slog.String("key", u.Subject)}
 		message := "key used"

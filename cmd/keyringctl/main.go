@@ -103,7 +103,7 @@ func command(w world) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	group(root)
 	root.AddCommand(s.statusCommand(), s.keyCommand(), s.lockCommand(), s.unlockCommand(), s.sealCommand(), s.unsealCommand(),
-		s.approvalsCommand(), manCommand())
+		s.approvalsCommand(), s.logCommand(), manCommand())
 	return root
 }
 

@@ -367,6 +367,33 @@ func (c *Client) Approvals(ctx context.Context) ([]Approval, error) {
 	return list, nil
 }
 
+// A Past is a use of a key that is over.
+type Past struct {
+	At       time.Time `json:"at"`
+	FrontEnd string    `json:"frontEnd"`
+	Caller   string    `json:"caller"`
+	Label    string    `json:"label"`
+	Key      string    `json:"key"`
+	Reason   string    `json:"reason"`
+	Outcome  string    `json:"outcome"` // empty: it was granted
+}
+
+// History returns the latest uses of keys, the oldest first.
+func (c *Client) History(ctx context.Context) ([]Past, error) {
+	var wired []struct {
+		At                                            int64
+		FrontEnd, Caller, Label, Key, Reason, Outcome string
+	}
+	if err := c.call(ctx, rootPath, keyringIface, "History", nil, &wired); err != nil {
+		return nil, err
+	}
+	list := make([]Past, len(wired))
+	for i, p := range wired {
+		list[i] = Past{time.Unix(p.At, 0), p.FrontEnd, p.Caller, p.Label, p.Key, p.Reason, p.Outcome}
+	}
+	return list, nil
+}
+
 // Revoke ends a permission.
 func (c *Client) Revoke(ctx context.Context, id uint64) error {
 	return c.call(ctx, rootPath, keyringIface, "Revoke", []any{id})
