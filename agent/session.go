@@ -7,14 +7,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/keyringd/keyringd/internal/caller"
+	"github.com/keyringd/keyringd/internal/panicsite"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -85,7 +84,7 @@ func (s *session) answer(request []byte) (reply []byte) {
 	defer func() {
 		if r := recover(); r != nil {
 			// The value and a whole traceback could show what is secret.
-			reply = s.fail(fmt.Errorf("request type %d: %w of type %T at %s", request[0], errPanic, r, panicSite()))
+			reply = s.fail(fmt.Errorf("request type %d: %w of type %T at %s", request[0], errPanic, r, panicsite.Of()))
 		}
 	}()
 	body := request[1:]
@@ -103,23 +102,6 @@ func (s *session) answer(request []byte) (reply []byte) {
 		return s.extension(body)
 	default:
 		return s.fail(fmt.Errorf("type %d: %w", request[0], errNotServed))
-	}
-}
-
-// panicSite returns where the panic that is being recovered from happened.
-func panicSite() string {
-	pcs := make([]uintptr, 32)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs)])
-	panicked := false
-	for {
-		f, more := frames.Next()
-		panicked = panicked || f.Function == "runtime.gopanic"
-		if panicked && !strings.HasPrefix(f.Function, "runtime.") {
-			return fmt.Sprintf("%s:%d", f.Function, f.Line)
-		}
-		if !more {
-			return "unknown"
-		}
 	}
 }
 

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"strings"
 
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/keyringd/keyringd/dbus/internal/wire"
+	"github.com/keyringd/keyringd/internal/panicsite"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -40,7 +40,7 @@ func (c *call) answer() (body []byte, signature string, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			// The value and a whole traceback could show what is secret.
-			err = fmt.Errorf("%w of type %T at %s", errPanic, r, panicSite())
+			err = fmt.Errorf("%w of type %T at %s", errPanic, r, panicsite.Of())
 		}
 	}()
 	server := c.bus.server
@@ -91,20 +91,4 @@ func (b *bus) refuse(to wire.Header, name, text string) {
 		Type: godbus.TypeError, Flags: godbus.FlagNoReplyExpected, ErrorName: name,
 		ReplySerial: to.Serial, Destination: to.Sender, Signature: "s",
 	}, body)
-}
-
-// panicSite returns where the panic that is being recovered from happened.
-func panicSite() string {
-	pcs := make([]uintptr, 32)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs)])
-	for thrown := false; ; {
-		f, more := frames.Next()
-		thrown = thrown || f.Function == "runtime.gopanic"
-		if thrown && !strings.HasPrefix(f.Function, "runtime.") {
-			return fmt.Sprintf("%s:%d", f.Function, f.Line)
-		}
-		if !more {
-			return "an unknown place"
-		}
-	}
 }

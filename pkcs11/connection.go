@@ -7,12 +7,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/keyringd/keyringd/internal/caller"
+	"github.com/keyringd/keyringd/internal/panicsite"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/pkcs11/p11rpc"
 )
@@ -164,27 +163,10 @@ func (q *request) guard(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			// The value and a whole traceback could show what is secret.
-			err = fmt.Errorf("%v: %w of type %T at %s", q.call, errPanic, r, panicSite())
+			err = fmt.Errorf("%v: %w of type %T at %s", q.call, errPanic, r, panicsite.Of())
 		}
 	}()
 	return f()
-}
-
-// panicSite returns where the panic that is being recovered from happened.
-func panicSite() string {
-	pcs := make([]uintptr, 32)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs)])
-	panicked := false
-	for {
-		f, more := frames.Next()
-		panicked = panicked || f.Function == "runtime.gopanic"
-		if panicked && !strings.HasPrefix(f.Function, "runtime.") {
-			return fmt.Sprintf("%s:%d", f.Function, f.Line)
-		}
-		if !more {
-			return "unknown"
-		}
-	}
 }
 
 func (n *connection) log(level slog.Level, msg string, attrs ...slog.Attr) {

@@ -7,11 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keyringd/keyringd/internal/panicsite"
 )
 
 const (
@@ -139,30 +140,10 @@ func (s *server) run(ctx context.Context, c *net.UnixConn) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	defer func() {
 		if v := recover(); v != nil {
-			s.log.Error("a connection's handler panicked", "type", fmt.Sprintf("%T", v), "at", panicSite())
+			s.log.Error("a connection's handler panicked", "type", fmt.Sprintf("%T", v), "at", panicsite.Of())
 		}
 	}()
 	s.handle(ctx, c)
-}
-
-// panicSite returns where the panic that is being recovered from happened. A
-// whole traceback would show the first bytes of arguments.
-func panicSite() string {
-	pcs := make([]uintptr, 32)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs)])
-	panicked := false
-	for {
-		f, more := frames.Next()
-		switch {
-		case f.Function == "runtime.gopanic":
-			panicked = true
-		case panicked && len(f.Function) > 8 && f.Function[:8] != "runtime.":
-			return fmt.Sprintf("%s:%d", f.Function, f.Line)
-		}
-		if !more {
-			return "unknown"
-		}
-	}
 }
 
 func (s *server) enter(pid int32) bool {
