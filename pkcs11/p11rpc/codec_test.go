@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 )
@@ -137,7 +138,11 @@ func TestHostileMessages(t *testing.T) {
 		"bytes of another length": request(FindObjectsInit, cat(session, []byte{0, 0, 0, 1, 0, 0, 0, 3, 1, 0, 0, 0, 9, 0, 0, 0, 1, 1})...),
 	} {
 		var err error
-		spent := allocated(func() { _, err = recode(message, FramingOld, false) })
+		// The least of three: the runtime allocates for itself now and then.
+		spent := uint64(math.MaxUint64)
+		for range 3 {
+			spent = min(spent, allocated(func() { _, err = recode(message, FramingOld, false) }))
+		}
 		if !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
 		}
