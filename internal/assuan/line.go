@@ -125,6 +125,17 @@ func appendEscaped(dst, s []byte) []byte {
 	return dst
 }
 
+// appendPlusEscaped is appendEscaped for a place where "+" stands for a space.
+func appendPlusEscaped(dst []byte, c byte) []byte {
+	switch c {
+	case ' ':
+		return append(dst, '+')
+	case '+':
+		return append(dst, "%2B"...)
+	}
+	return appendEscaped(dst, []byte{c})
+}
+
 // Escape returns text as it is written in a command's argument.
 func Escape(text string) string { return string(appendEscaped(nil, []byte(text))) }
 

@@ -140,12 +140,41 @@ func (r *Request) Status(keyword, text string) error {
 	return r.note(r.s.say("S "+keyword, text))
 }
 
+// Comment sends a line that clients show to people, or skip.
+func (r *Request) Comment(text string) error { return r.note(r.s.say("#", text)) }
+
 // Inquire asks the client for at most limit bytes, which are the caller's to
 // Wipe. A client that declines is an *[Error] with [CodeCanceled].
 func (r *Request) Inquire(keyword, arg string, limit int) (secret.Bytes, error) {
 	if err := r.note(r.s.say("INQUIRE "+keyword, arg)); err != nil {
 		return secret.Bytes{}, err
 	}
+	return r.reply(limit)
+}
+
+// InquireAbout is Inquire with a secret as its argument, which is written as
+// clients of pinentry expect it: escaped, with "+" for a space, and cut where
+// it is too long for a line.
+func (r *Request) InquireAbout(keyword string, about secret.Bytes, limit int) (secret.Bytes, error) {
+	var err error
+	about.Use(func(p []byte) {
+		err = r.s.writeLine(func(line []byte) []byte {
+			line = append(append(line, "INQUIRE "...), keyword...)
+			line = append(line, ' ')
+			for i := 0; i < len(p) && len(line) <= MaxLine-3; i++ {
+				line = appendPlusEscaped(line, p[i])
+			}
+			return line
+		})
+	})
+	if err != nil {
+		return secret.Bytes{}, r.note(err)
+	}
+	return r.reply(limit)
+}
+
+// reply reads the answer to an inquiry.
+func (r *Request) reply(limit int) (secret.Bytes, error) {
 	data := collector{limit: limit}
 	defer data.wipe()
 	var declined error
