@@ -3,8 +3,10 @@
 PREFIX ?= /usr/local
 FUZZTIME ?= 30s
 
-# What `make build` builds into bin/: a program per folder of cmd/.
+# What `make build` builds into bin/: a program per folder of cmd/. The window
+# needs cgo, the others must not.
 PROGRAMS := keyringd keyringctl
+WINDOWS := keyring-ui
 
 # From git where there is a history, so that a build says which one it is; a
 # tree without one still builds.
@@ -12,33 +14,44 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
+# Fyne takes minutes to compile, once: whatever builds it uses these flags (as
+# e2e/window does), so that it comes from Go's cache.
+UI_TAGS := no_emoji,no_metadata,migrated_fynedo
+GO_BUILD_UI := CGO_ENABLED=1 go build -trimpath -buildvcs=false -tags $(UI_TAGS) -ldflags '-s -w -X main.version=$(VERSION)'
+
 .DEFAULT_GOAL := help
-.PHONY: deps demo-deps module build run demo test check bench fuzz install clean help
+.PHONY: deps demo-deps core module build run demo test check bench fuzz install clean help
 
 deps: ## install what is missing on Debian and Ubuntu; elsewhere, name it
 	@scripts/deps.sh
 
-build: $(PROGRAMS:%=bin/%) module ## build the programs and the PKCS#11 module into bin/
+build: core $(WINDOWS:%=bin/%) ## build the programs and the PKCS#11 module into bin/
+
+# Without the window, which takes minutes for the first time.
+core: $(PROGRAMS:%=bin/%) module
 
 module:
 	@$(MAKE) --no-print-directory -C pkcs11/module
 
 # go itself knows what is out of date, so each build asks it.
-.PHONY: $(PROGRAMS:%=bin/%)
+.PHONY: $(PROGRAMS:%=bin/%) $(WINDOWS:%=bin/%)
 $(PROGRAMS:%=bin/%): bin/%:
 	$(GO_BUILD) -o $@ ./cmd/$*
 
-run: build ## run keyringd on your own ~/.ssh, in the foreground (ARGS=... are its flags)
+$(WINDOWS:%=bin/%): bin/%:
+	$(GO_BUILD_UI) -o $@ ./cmd/$*
+
+run: core ## run keyringd on your own ~/.ssh, in the foreground (ARGS=... are its flags)
 	@exec bin/keyringd $(ARGS)
 
-demo: demo-deps build ## watch ssh log in with TPM keys: scratch home, software TPM, real sshd
+demo: demo-deps core ## watch ssh log in with TPM keys: scratch home, software TPM, real sshd
 	@scripts/demo.sh
 
 demo-deps:
 	@scripts/deps.sh demo
 
 test: deps build ## run all tests
-	go test -timeout 14m ./...
+	CGO_ENABLED=0 go test -timeout 14m ./...
 
 check: deps build ## gofmt, vet, staticcheck, house and import rules, tests under the race detector
 	@scripts/check.sh
@@ -51,7 +64,7 @@ fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
 
 install: build ## install into DESTDIR/PREFIX (default /usr/local)
 	install -d '$(DESTDIR)$(PREFIX)/bin'
-	install -m 0755 $(PROGRAMS:%=bin/%) '$(DESTDIR)$(PREFIX)/bin/'
+	install -m 0755 $(PROGRAMS:%=bin/%) $(WINDOWS:%=bin/%) '$(DESTDIR)$(PREFIX)/bin/'
 	install -d '$(DESTDIR)$(PREFIX)/lib/pkcs11' '$(DESTDIR)$(PREFIX)/share/p11-kit/modules'
 	install -m 0644 bin/keyringd-pkcs11.so '$(DESTDIR)$(PREFIX)/lib/pkcs11/'
 	sed 's|^module: .*|module: $(PREFIX)/lib/pkcs11/keyringd-pkcs11.so|' packaging/p11-kit/keyringd.module \

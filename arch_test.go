@@ -33,6 +33,12 @@ var own = []struct {
 		"asking has a vocabulary of its own, so that who asks knows no key and who answers knows no protocol"},
 	{"prompt/pinentry", []string{"prompt", "internal/assuan", "internal/secret"},
 		"it sees a question and returns an answer; it cannot reach keys"},
+	{"cmd/keyring-ui", []string{"cmd/keyring-ui/ask", "cmd/keyring-ui/promptui", "prompt", "internal/secret"},
+		"the window knows only how to ask; it cannot reach keys"},
+	{"cmd/keyring-ui/ask", []string{"prompt", "internal/assuan", "internal/secret"},
+		"it takes questions from a pipe and knows neither windows nor keys"},
+	{"cmd/keyring-ui/promptui", []string{"cmd/keyring-ui/ask", "prompt", "internal/secret"},
+		"the view is tested without a display: it opens no window and speaks no protocol"},
 	{"tpm", []string{"tpm/attest", "tpm/keyfile", "tpm/link", "internal/secret"},
 		"it is a library about TPMs; tpmkeys is where TPM and keyring meet"},
 	{"tpm/attest", nil, "a statement is checked where there is no TPM"},
@@ -71,7 +77,7 @@ var wiring = []string{"cmd/keyringd"}
 // testSupport are the folders that only tests may import. They may import what
 // they like, as tests may: real peers and real devices are what tests are for.
 var testSupport = []string{
-	"keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/sshdtest", "bench", "e2e",
+	"keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/sshdtest", "bench", "e2e", "e2e/window",
 }
 
 // homes says which folders may import a library, so that it can be exchanged
@@ -98,6 +104,10 @@ var homes = []struct {
 	{"github.com/spf13", []string{"cmd"}, "only programs have flags"},
 	{"github.com/pelletier/go-toml/v2", []string{"cmd"}, "only programs read configuration"},
 	{"github.com/godbus/dbus/v5", []string{"dbus"}, "only the D-Bus front end and its client speak D-Bus"},
+	{"fyne.io/fyne/v2", []string{"cmd/keyring-ui"}, "only the window has a toolkit"},
+	{"fyne.io/fyne/v2/app", []string{"cmd/keyring-ui"}, "only the program opens a window; the view is tested without cgo"},
+	{"github.com/go-gl/glfw", []string{"cmd/keyring-ui"}, "the keyboard is grabbed on the toolkit's own connection"},
+	{"github.com/rymdport/portal", []string{"cmd/keyring-ui"}, "whether the desktop is dark, it says on the portal"},
 	{"github.com/google/go-cmp", nil, "it is for tests"},
 
 	{"flag", []string{"cmd"}, "only programs have flags"},
@@ -107,8 +117,8 @@ var homes = []struct {
 	{"os/exec", []string{"prompt/pinentry", "tpm/swtpm"}, "keyringd starts a prompter or a software TPM, and nothing else"},
 	{"plugin", nil, "no code is loaded into the daemon"},
 	{"testing", nil, "it is for tests"},
-	{"unsafe", []string{"internal/secret"}, "one package looks after memory that is not Go's"},
-	{"C", nil, "the daemon is built without cgo, so that one file runs everywhere"},
+	{"unsafe", []string{"internal/secret", "cmd/keyring-ui"}, "one package looks after memory that is not Go's; the window has an X display"},
+	{"C", []string{"cmd/keyring-ui"}, "the daemon is built without cgo, so that one file runs everywhere; the window cannot be"},
 }
 
 // A source is one Go file as the rules see it.

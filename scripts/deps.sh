@@ -2,7 +2,7 @@
 # Installs what building and testing keyringd needs and this system lacks.
 #
 #   scripts/deps.sh            everything
-#   scripts/deps.sh demo       what a build and the demonstration need
+#   scripts/deps.sh demo       what the demonstration needs: all but the window
 #   scripts/deps.sh build      only what a build needs
 #
 # On Debian and Ubuntu it installs packages, with sudo where it is not root. It
@@ -12,6 +12,7 @@ set -euo pipefail
 
 # Debian and Ubuntu package names.
 build=(ca-certificates git make gcc libc6-dev)
+window=(pkg-config libgl1-mesa-dev xorg-dev libxkbcommon-dev libwayland-dev) # keyring-ui is built with these
 demo=(
 	procps socat
 	openssl openssh-client openssh-server
@@ -22,11 +23,12 @@ tests=(
 	pinentry-curses pinentry-tty
 	dbus-daemon dbus-bin systemd libglib2.0-bin
 	opensc p11-kit p11-kit-modules gnutls-bin libengine-pkcs11-openssl libnss3-tools
+	xvfb xdotool openbox wmctrl x11-xkb-utils libgl1-mesa-dri
 	softhsm2 openjdk-17-jre-headless curl valgrind
 )
 
-fedora="ca-certificates dbus-daemon dbus-tools systemd glib2 git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty opensc p11-kit p11-kit-server gnutls-utils openssl-pkcs11 nss-tools softhsm java-17-openjdk-headless curl"
-arch="ca-certificates dbus systemd glib2 git make go gcc procps-ng socat strace gdb openssl openssh gnupg swtpm tpm2-tools tpm2-openssl pinentry opensc p11-kit gnutls libp11 nss softhsm jre17-openjdk-headless curl"
+fedora="ca-certificates dbus-daemon dbus-tools systemd glib2 git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty opensc p11-kit p11-kit-server gnutls-utils openssl-pkcs11 nss-tools softhsm java-17-openjdk-headless curl pkgconf libX11-devel libXcursor-devel libXrandr-devel libXinerama-devel libXi-devel libXxf86vm-devel mesa-libGL-devel libxkbcommon-devel wayland-devel xorg-x11-server-Xvfb xdotool openbox wmctrl setxkbmap mesa-dri-drivers"
+arch="ca-certificates dbus systemd glib2 git make go gcc procps-ng socat strace gdb openssl openssh gnupg swtpm tpm2-tools tpm2-openssl pinentry opensc p11-kit gnutls libp11 nss softhsm jre17-openjdk-headless curl pkgconf libx11 libxcursor libxrandr libxinerama libxi libxxf86vm libglvnd libxkbcommon wayland xorg-server-xvfb xdotool openbox wmctrl xorg-setxkbmap mesa"
 
 need_go() {
 	local want have
@@ -69,9 +71,9 @@ apt() {
 
 wanted=("${build[@]}")
 case ${1:-all} in
-all) wanted+=("${demo[@]}" "${tests[@]}") ;;
+all) wanted+=("${window[@]}" "${demo[@]}" "${tests[@]}") ;;
 demo) wanted+=("${demo[@]}") ;;
-build) ;;
+build) wanted+=("${window[@]}") ;;
 *)
 	echo "usage: scripts/deps.sh [all|demo|build]" >&2
 	exit 2

@@ -1,3 +1,5 @@
+//go:build cgo
+
 // Command keyring-ui asks the user: for a PIN or a passphrase, for a new one,
 // or for permission. It is a pinentry program for keyringd and for gpg-agent,
 // and an SSH_ASKPASS program when it is given a text to show.
