@@ -20,12 +20,18 @@ UI_TAGS := no_emoji,no_metadata,migrated_fynedo
 GO_BUILD_UI := CGO_ENABLED=1 go build -trimpath -buildvcs=false -tags $(UI_TAGS) -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: deps demo-deps core module build run demo test check bench fuzz install clean help
+.PHONY: deps demo-deps core module window build run demo test check bench fuzz install clean help
 
 deps: ## install what is missing on Debian and Ubuntu; elsewhere, name it
 	@scripts/deps.sh
 
-build: core $(WINDOWS:%=bin/%) ## build the programs and the PKCS#11 module into bin/
+build: core window ## build the programs and the PKCS#11 module into bin/
+
+# Where a display's libraries are missing the window is left out, and said so.
+window:
+	@if pkg-config --exists gl x11 xcursor xrandr xinerama xi xxf86vm xkbcommon wayland-client 2>/dev/null; \
+	then $(MAKE) --no-print-directory $(WINDOWS:%=bin/%); \
+	else echo "keyring-ui is left out: its libraries are missing; scripts/deps.sh window installs them"; fi
 
 # Without the window, which takes minutes for the first time.
 core: $(PROGRAMS:%=bin/%) module

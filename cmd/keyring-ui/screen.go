@@ -246,7 +246,7 @@ func (s *screen) room() float32 {
 // guard, grabs the keyboard as soon as the window may have it, and looks at
 // Caps Lock.
 func (s *screen) watch(ctx context.Context) {
-	guard := time.After(promptui.Guard)
+	guard, longer := time.After(promptui.Guard), make(chan time.Duration, 1)
 	tick := time.NewTicker(looksEvery)
 	defer tick.Stop()
 	grabbed := !s.set.Load().Grab
@@ -268,9 +268,15 @@ func (s *screen) watch(ctx context.Context) {
 		case <-guard:
 			fyne.Do(func() {
 				if v := s.view.Load(); v != nil && ctx.Err() == nil {
+					if wait := v.Unquiet(); wait > 0 {
+						longer <- wait
+						return
+					}
 					v.Arm()
 				}
 			})
+		case wait := <-longer:
+			guard = time.After(wait)
 		case <-tick.C:
 			fyne.Do(look)
 		}

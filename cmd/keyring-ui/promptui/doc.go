@@ -12,7 +12,7 @@ package promptui
 
 import "time"
 
-// Guard is how long a window is on screen before a question that Enter could
-// answer takes an answer: keys that were typed for another window are not
-// meant for this one. [View.Arm] ends it.
+// Guard is how long a window is on screen, and no key was pressed, before a
+// question that Enter could answer takes an answer: keys that were typed for
+// another window are not meant for this one. [View.Arm] ends it.
 const Guard = 500 * time.Millisecond

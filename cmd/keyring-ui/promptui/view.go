@@ -3,6 +3,7 @@ package promptui
 import (
 	_ "embed"
 	"strings"
+	"time"
 
 	"fyne.io/fyne/v2"
 	"fyne.io/fyne/v2/canvas"
@@ -69,6 +70,7 @@ type View struct {
 	ok              *button
 	first           fyne.Focusable // what has the focus at the start
 	armed, finished bool
+	lastKey         time.Time // while not armed
 }
 
 // New returns the view of q. Put its Content into a window, call Start, and
@@ -121,6 +123,10 @@ func (v *View) Start(c fyne.Canvas) {
 	})
 	c.Focus(v.first)
 }
+
+// Unquiet returns how much longer to wait with Arm: somebody who is still typing
+// has not seen the question. 0: not at all.
+func (v *View) Unquiet() time.Duration { return max(0, Guard-time.Since(v.lastKey)) }
 
 // Arm makes the answers active that Enter could give by mistake.
 func (v *View) Arm() {
@@ -405,6 +411,13 @@ func (v *View) buttons() fyne.CanvasObject {
 	}
 	wide := equal{between}.width(width, n)
 	box := container.New(equal{between})
+	defer func() {
+		for _, o := range box.Objects {
+			if b, ok := o.(*button); ok {
+				b.onKey = func() { v.lastKey = time.Now() }
+			}
+		}
+	}()
 	v.ok = newButton(say.ok, wide, v.accept, v.Cancel)
 	if q.OneButton {
 		v.ok.Importance = widget.HighImportance

@@ -311,3 +311,17 @@ func TestEstimate(t *testing.T) {
 		t.Errorf("a row of digits rates %d", n)
 	}
 }
+
+// A window that comes up while somebody types waits until the typing is over.
+func TestTypingPutsOffTheGuard(t *testing.T) {
+	q := pinQuestion()
+	q.Kind = prompt.Confirm
+	s := show(t, q, Options{}, theme.VariantLight)
+	if s.Unquiet() != 0 {
+		t.Error("nobody has typed")
+	}
+	s.key(fyne.KeyReturn)
+	if w := s.Unquiet(); w <= 0 || w > Guard {
+		t.Errorf("after a key the guard goes on for %v", w)
+	}
+}

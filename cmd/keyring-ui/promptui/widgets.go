@@ -12,6 +12,7 @@ import (
 type button struct {
 	widget.Button
 	escape func()
+	onKey  func() // told of every key; nil: nobody is
 }
 
 // newButton returns a button whose label is cut to width.
@@ -31,13 +32,23 @@ func (b *button) Tapped(*fyne.PointEvent) {
 	}
 }
 
+// TypedRune implements [fyne.Focusable].
+func (b *button) TypedRune(rune) { b.touched() }
+
 // TypedKey implements [fyne.Focusable].
 func (b *button) TypedKey(e *fyne.KeyEvent) {
+	b.touched()
 	switch e.Name {
 	case fyne.KeyEscape:
 		b.escape()
 	case fyne.KeyReturn, fyne.KeyEnter, fyne.KeySpace:
 		b.Tapped(&fyne.PointEvent{})
+	}
+}
+
+func (b *button) touched() {
+	if b.onKey != nil {
+		b.onKey()
 	}
 }
 
