@@ -31,7 +31,7 @@ build: core window ## build the programs and the PKCS#11 module into bin/
 window:
 	@if pkg-config --exists gl x11 xcursor xrandr xinerama xi xxf86vm xkbcommon wayland-client 2>/dev/null; \
 	then $(MAKE) --no-print-directory $(WINDOWS:%=bin/%); \
-	else echo "keyring-ui is left out: its libraries are missing; scripts/deps.sh window installs them"; fi
+	else echo "keyring-ui is left out: its libraries are missing; scripts/deps.sh build installs them"; fi
 
 # Without the window, which takes minutes for the first time.
 core: $(PROGRAMS:%=bin/%) module
