@@ -85,6 +85,18 @@ type Use struct {
 	Scope     string  // what an approval is remembered for, beside ID and program; may be empty
 	Guard     Guarded // the counter of wrong tries; nil: none
 	Forget    func()  // called when a value that it worked with is forgotten; nil: nothing to do
+	Once      bool    // the value is used and wiped: never remembered, never one that was
+	Automatic func()  // called when the user wants to be asked no more; nil: that is not offered
+	Purpose
+}
+
+// A Purpose is what a use is for, as far as that is known. It is for the user's
+// eyes, and sanitised.
+type Purpose struct {
+	Host        string // "git.example.org", or the host key's fingerprint
+	HostWarning string // "not verified", with the reason; "": the name belongs to the host key
+	Through     string // the hosts that the asker's connection is forwarded through
+	Forwarded   bool   // the asker is on another machine: asked each time, and no approval is left
 }
 
 // Use calls do once everything that u asks for is granted, and returns what do

@@ -241,6 +241,7 @@ type SignRequest struct {
 	Scope  string // what an approval is remembered for, beside key and program: the host, once known
 	Digest []byte // as Key.Sign wants it
 	Opts   crypto.SignerOpts
+	Purpose
 }
 
 // maxReplaced is how often one request starts anew because its key turned into

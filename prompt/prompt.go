@@ -41,12 +41,40 @@ type Question struct {
 	Left     int           // tries left before we stop; 0: not limited
 	PIN      bool          // the user calls it a PIN (TPM keys), not a passphrase
 	Remember time.Duration // how long the answer will be remembered; 0: not at all
+
+	// What is known of where a use leads. All may be empty.
+	Host        string // "git.example.org", or the host key's fingerprint
+	HostWarning string // "not verified", with the reason; "": the name is known to belong to the host key
+	Through     string // the hosts that the asker's connection is forwarded through, "gw.example.org → build7"
+	Fingerprint string // of the key, as ssh-keygen -l prints it
+
+	// Terms offers the choice of how long the answer stands: each [Term]. False:
+	// the asker has decided.
+	Terms bool
+	// Automatic offers to unlock without asking from now on, where this machine's
+	// TPM can do that.
+	Automatic bool
 }
+
+// A Term is how long an answer stands.
+type Term int
+
+const (
+	Once      Term = iota // this use and no other
+	ForAWhile             // for Question.Remember
+	UntilLock             // until the user locks, logs out or takes it back
+)
 
 // An Answer is what the user said.
 type Answer struct {
 	// Passphrase is set for Passphrase and NewPassphrase. The receiver wipes it.
 	Passphrase secret.Bytes
+	// Term is set, and Chosen true, where Question.Terms offered the choice and
+	// the prompter could show it.
+	Term   Term
+	Chosen bool
+	// Automatic is true where it was offered and taken.
+	Automatic bool
 }
 
 // A Prompter asks the user one question and waits for the answer. Cancelling
