@@ -49,6 +49,8 @@ type KeyInfo struct {
 	Paths     []string         // the files it was found in, sorted; empty for KindAdded
 	NeedsAuth bool             // Sign wants an authorization value
 	Confirm   bool             // each use wants the user's permission
+	Usages    Usages           // what the key is for; the zero value is signing alone
+	Origin    Origin           // what is certain of where it was made and has been
 }
 
 // A Key can sign. Implementations do not prompt, cache or judge: by the time

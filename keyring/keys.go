@@ -17,8 +17,8 @@ import (
 
 // Keys is every key that can be used now, gathered from sources such as a
 // folder of key files. All methods may be called concurrently, and none but
-// Sign ever waits for a prompt, a device or a file: readers look at a snapshot
-// that is never changed, only succeeded.
+// Sign, Decrypt and Derive ever waits for a prompt, a device or a file: readers
+// look at a snapshot that is never changed, only succeeded.
 type Keys struct {
 	gate *Gate
 	now  atomic.Pointer[snapshot]
@@ -186,7 +186,7 @@ func firstPath(i KeyInfo) string {
 // sameInfo compares all of a KeyInfo; the ID stands for the public key.
 func sameInfo(a, b KeyInfo) bool {
 	return a.ID == b.ID && a.Label == b.Label && a.Kind == b.Kind && slices.Equal(a.Paths, b.Paths) &&
-		a.NeedsAuth == b.NeedsAuth && a.Confirm == b.Confirm
+		a.NeedsAuth == b.NeedsAuth && a.Confirm == b.Confirm && a.Usages == b.Usages && a.Origin == b.Origin
 }
 
 // sameKey reports whether two keys are one object. A type that cannot be
@@ -252,19 +252,41 @@ const maxReplaced = 3
 // Sign signs with a key after the Gate let the caller through. A key that is
 // replaced while the user is being asked signs with its replacement; one that
 // is removed is ErrNotFound. Other errors are the Gate's and the key's.
-func (k *Keys) Sign(ctx context.Context, r SignRequest) ([]byte, error) {
+func (k *Keys) Sign(ctx context.Context, r SignRequest) (sig []byte, err error) {
+	err = k.use(ctx, wish{r.Caller, r.Key, r.Reason, r.Scope, r.Purpose}, func(key Key, auth secret.Bytes) (err error) {
+		sig, err = key.Sign(ctx, auth, r.Digest, r.Opts)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sig, nil
+}
+
+// A wish is what all requests to use a key have in common.
+type wish struct {
+	Caller Caller
+	Key    KeyID
+	Reason string
+	Scope  string
+	Purpose
+}
+
+// use calls do with the wish's key and its authorization value, on loan, as
+// soon as the Gate lets it.
+func (k *Keys) use(ctx context.Context, w wish, do func(Key, secret.Bytes) error) error {
 	for range maxReplaced {
-		h, err := k.find(r.Key)
+		h, err := k.find(w.Key)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		sig, err := k.signAs(ctx, r, h.info)
-		if errors.Is(err, errReplaced) || errors.Is(err, ErrAuthFailed) && !h.info.NeedsAuth && k.needsAuth(r.Key) {
+		err = k.useAs(ctx, w, h.info, do)
+		if errors.Is(err, errReplaced) || errors.Is(err, ErrAuthFailed) && !h.info.NeedsAuth && k.needsAuth(w.Key) {
 			continue
 		}
-		return sig, err
+		return err
 	}
-	return nil, fmt.Errorf("key %.12s keeps changing: %w", r.Key, ErrUnavailable)
+	return fmt.Errorf("key %.12s keeps changing: %w", w.Key, ErrUnavailable)
 }
 
 // needsAuth reports whether a key wants an authorization value by now: the file
@@ -278,19 +300,20 @@ func (k *Keys) needsAuth(id KeyID) bool {
 // about. It does not leave this file.
 var errReplaced = errors.New("the key was replaced by one with other needs")
 
-// signAs signs with whatever key has r.Key's ID by then, if it still asks for
-// what info says.
-func (k *Keys) signAs(ctx context.Context, r SignRequest, info KeyInfo) (sig []byte, err error) {
+// useAs uses whatever key has the wish's ID by then, if it still asks for what
+// info says.
+func (k *Keys) useAs(ctx context.Context, w wish, info KeyInfo, do func(Key, secret.Bytes) error) error {
 	var used atomic.Pointer[holding] // the key that has seen the value last
-	err = k.gate.Use(ctx, Use{
+	u := Use{
 		ID:        info.ID.String(),
 		Subject:   info.Label,
 		NeedsAuth: info.NeedsAuth,
 		Confirm:   info.Confirm,
 		PIN:       info.Kind == KindTPM,
-		Caller:    r.Caller,
-		Reason:    r.Reason,
-		Scope:     r.Scope,
+		Caller:    w.Caller,
+		Reason:    w.Reason,
+		Scope:     w.Scope,
+		Purpose:   w.Purpose,
 		Guard:     guard{k, info.ID},
 		Forget: func() {
 			if h := used.Load(); h != nil {
@@ -299,8 +322,9 @@ func (k *Keys) signAs(ctx context.Context, r SignRequest, info KeyInfo) (sig []b
 				}
 			}
 		},
-	}, func(auth secret.Bytes) error {
-		h, err := k.find(r.Key)
+	}
+	return k.gate.Use(ctx, u, func(auth secret.Bytes) error {
+		h, err := k.find(w.Key)
 		if err != nil {
 			return err
 		}
@@ -308,13 +332,8 @@ func (k *Keys) signAs(ctx context.Context, r SignRequest, info KeyInfo) (sig []b
 			return errReplaced
 		}
 		used.Store(&h)
-		sig, err = h.key.Sign(ctx, auth, r.Digest, r.Opts)
-		return err
+		return do(h.key, auth)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return sig, nil
 }
 
 // A guard answers for whichever key has the ID when it is asked, because that
