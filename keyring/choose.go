@@ -16,16 +16,22 @@ const maxChoices = 3
 // Choose asks the user to choose an authorization value of at most limit bytes
 // for u.Subject, and returns it, never empty: the caller's to Wipe. Of u, ID
 // stands for what is asked about, so that nobody is pestered; nothing is
-// remembered. Errors are ctx's, or wrap ErrDenied or ErrUnavailable.
+// remembered. u.Automatic is called, before Choose returns, if the user wishes
+// not to be asked for the value later. Errors are ctx's, or wrap ErrDenied or
+// ErrUnavailable.
 func (g *Gate) Choose(ctx context.Context, u Use, limit int) (secret.Bytes, error) {
 	warning := ""
 	for range maxChoices {
-		answer, err := g.ask(ctx, u, prompt.Question{Kind: prompt.NewPassphrase, PIN: u.PIN, Warning: warning})
+		answer, err := g.ask(ctx, u, prompt.Question{
+			Kind: prompt.NewPassphrase, PIN: u.PIN, Warning: warning, Automatic: u.Automatic != nil})
 		if err != nil {
 			return secret.Bytes{}, err
 		}
 		n := answer.Passphrase.Len()
 		if n > 0 && n <= limit {
+			if answer.Automatic && u.Automatic != nil {
+				u.Automatic()
+			}
 			return answer.Passphrase, nil
 		}
 		answer.Passphrase.Wipe()

@@ -86,8 +86,24 @@ type Use struct {
 	Guard     Guarded // the counter of wrong tries; nil: none
 	Forget    func()  // called when a value that it worked with is forgotten; nil: nothing to do
 	Once      bool    // the value is used and wiped: never remembered, never one that was
-	Automatic func()  // called when the user wants to be asked no more; nil: that is not offered
 	Purpose
+
+	// Fingerprint is the key's, as ssh-keygen -l prints it; "" for what is no key.
+	Fingerprint string
+
+	// Automatic is called after do has succeeded, when the user wishes to be
+	// asked no more; see also [Gate.Choose]. nil: that is not offered.
+	Automatic func()
+	// Recall fetches a value that is kept somewhere safe. It is called at most
+	// once in a Use, when nothing is remembered and before the user is asked; it
+	// asks nobody itself. What it returns is the Gate's to wipe, and is used like
+	// a remembered value: one that is wrong costs the user no try, unless the
+	// device counts it. nil: there is no such place, and none for Once.
+	Recall func(ctx context.Context) (secret.Bytes, bool)
+	// Keep puts away a value that the user has typed, borrowed, for Recall to
+	// find. It is called after do has succeeded, when the user wishes to be asked
+	// no more. nil: that is not offered.
+	Keep func(ctx context.Context, auth secret.Bytes)
 }
 
 // A Purpose is what a use is for, as far as that is known. It is for the user's
@@ -175,11 +191,31 @@ func (g *Gate) authorize(ctx context.Context, u Use, do func(auth secret.Bytes) 
 	if done, err := a.quick(ctx); done {
 		return err
 	}
-	if g.Remember <= 0 {
-		return a.slow(ctx)
+	var err error
+	if g.Remember <= 0 || u.Once {
+		err = a.slow(ctx)
+	} else {
+		err = g.inTurn(ctx, u, question{id: u.ID}, func() (bool, error) { return a.quick(ctx) },
+			func() error { return a.slow(ctx) })
 	}
-	return g.inTurn(ctx, u, question{id: u.ID}, func() (bool, error) { return a.quick(ctx) },
-		func() error { return a.slow(ctx) })
+	if err == nil {
+		a.keep(ctx)
+	}
+	return err
+}
+
+// keep sees to it that the user is asked no more, if that is what he wished. It
+// comes after the turn, as it may take its time.
+func (a *attempt) keep(ctx context.Context) {
+	if !a.automatic {
+		return
+	}
+	if a.use.Automatic != nil {
+		a.use.Automatic()
+	}
+	if a.use.Keep != nil {
+		a.use.Keep(ctx, a.auth)
+	}
 }
 
 // An attempt is one use on its way to a value that fits. Only its own goroutine
@@ -189,14 +225,17 @@ type attempt struct {
 	use  Use
 	do   func(auth secret.Bytes) error
 
-	auth     secret.Bytes // the value in hand; wiped when it is wrong and at the end
-	from     *value       // where auth comes from; nil: the user has just typed it
-	entered  time.Time    // when auth was given
-	wrong    int          // values spent in vain
-	withheld int          // times the key itself refused to spend the last try
-	retry    bool         // the last answer was wrong
-	warning  string       // for the next question
-	agreed   bool         // the user agreed to spend the last try
+	auth      secret.Bytes // the value in hand; wiped when it is wrong and at the end
+	from      *value       // where auth comes from; nil: the user has just typed it, or it was fetched
+	fetched   bool         // auth comes from use.Recall
+	asked     bool         // use.Recall was called
+	entered   time.Time    // when auth was given
+	automatic bool         // the user wishes to be asked no more
+	wrong     int          // values spent in vain
+	withheld  int          // times the key itself refused to spend the last try
+	retry     bool         // the last answer was wrong
+	warning   string       // for the next question
+	agreed    bool         // the user agreed to spend the last try
 
 	stale bool // guarded by gate.mu: forgotten since it was given
 }
@@ -211,7 +250,7 @@ func (a *attempt) end() {
 // drop wipes the value in hand.
 func (a *attempt) drop() {
 	a.auth.Wipe()
-	a.auth, a.from = secret.Bytes{}, nil
+	a.auth, a.from, a.fetched = secret.Bytes{}, nil, false
 }
 
 // quick uses the remembered value where there is one and nothing needs to be
@@ -228,7 +267,7 @@ func (a *attempt) quick(ctx context.Context) (done bool, err error) {
 	case errors.Is(err, errForgotten), errors.Is(err, ErrTryWithheld):
 		return false, nil
 	case errors.Is(err, ErrAuthFailed):
-		a.failed()
+		a.failed(tries)
 		return false, nil
 	default:
 		return true, err
@@ -249,7 +288,7 @@ func (a *attempt) slow(ctx context.Context) error {
 		if err := a.judge(ctx, tries); err != nil {
 			return err
 		}
-		if a.auth.Len() == 0 && !a.recall() {
+		if a.auth.Len() == 0 && !a.recall() && !a.fetch(ctx) {
 			if err := a.ask(ctx, tries); err != nil {
 				return err
 			}
@@ -266,7 +305,7 @@ func (a *attempt) slow(ctx context.Context) error {
 				return &LockoutError{Until: until(tries.Wait), Kept: true}
 			}
 		case errors.Is(err, ErrAuthFailed):
-			a.failed()
+			a.failed(tries)
 		default:
 			return err
 		}
@@ -283,15 +322,44 @@ func (g *Gate) maxTries() int {
 
 // failed puts away a value that was wrong. A remembered one is forgotten, as
 // it will not become right again.
-func (a *attempt) failed() {
-	a.wrong++
-	a.agreed = false
-	a.retry = a.from == nil
-	if a.from != nil {
+func (a *attempt) failed(t Tries) {
+	if !a.fetched || t.Limited {
+		a.wrong++
+	}
+	a.agreed, a.automatic = false, false
+	a.retry = a.from == nil && !a.fetched
+	if !a.retry {
 		a.warning = fmt.Sprintf("The remembered %s is no longer right.", a.word())
+	}
+	if a.from != nil {
 		a.gate.forgetValue(a.from)
 	}
 	a.drop()
+}
+
+// fetch takes the value that is kept elsewhere into hand, if there is one and
+// it was not tried yet.
+func (a *attempt) fetch(ctx context.Context) bool {
+	if a.use.Recall == nil || a.use.Once || a.asked {
+		return false
+	}
+	a.asked = true
+	auth, ok := a.use.Recall(ctx)
+	if !ok || auth.Len() == 0 {
+		auth.Wipe()
+		return false
+	}
+	a.take(auth)
+	a.fetched = true
+	return true
+}
+
+// take takes a value that is not remembered into hand.
+func (a *attempt) take(auth secret.Bytes) {
+	a.auth, a.from, a.fetched, a.entered = auth, nil, false, time.Now()
+	a.gate.mu.Lock()
+	a.stale = false
+	a.gate.mu.Unlock()
 }
 
 func (a *attempt) word() string {
@@ -309,21 +377,22 @@ func (a *attempt) ask(ctx context.Context, tries Tries) error {
 		// where the user agreed to it.
 		left = max(1, min(left, tries.Left-1))
 	}
-	answer, err := a.gate.ask(ctx, a.use, prompt.Question{
-		Kind:     prompt.Passphrase,
-		Warning:  a.warning,
-		Retry:    a.retry,
-		Left:     left,
-		PIN:      a.use.PIN,
-		Remember: max(0, a.gate.Remember),
-	})
+	q := prompt.Question{
+		Kind:      prompt.Passphrase,
+		Warning:   a.warning,
+		Retry:     a.retry,
+		Left:      left,
+		PIN:       a.use.PIN,
+		Automatic: a.use.Automatic != nil || a.use.Keep != nil,
+	}
+	if !a.use.Once {
+		q.Remember = max(0, a.gate.Remember)
+	}
+	answer, err := a.gate.ask(ctx, a.use, q)
 	if err != nil {
 		return err
 	}
-	a.auth, a.from, a.entered = answer.Passphrase, nil, time.Now()
-	a.warning = ""
-	a.gate.mu.Lock()
-	a.stale = false
-	a.gate.mu.Unlock()
+	a.take(answer.Passphrase)
+	a.warning, a.automatic = "", q.Automatic && answer.Automatic
 	return nil
 }

@@ -26,7 +26,7 @@ func (g *Gate) remember(a *attempt) {
 		return
 	}
 	left := g.Remember - age(a.entered)
-	if a.stale || left <= 0 {
+	if a.stale || a.use.Once || left <= 0 {
 		return
 	}
 	// Two uses may have asked at the same time if the second came after the
@@ -55,6 +55,9 @@ func (a *attempt) settle() {
 // attempt's own, so that forgetting never empties a value that is at work.
 func (a *attempt) recall() bool {
 	a.drop()
+	if a.use.Once {
+		return false
+	}
 	g := a.gate
 	g.mu.Lock()
 	v := g.values[a.use.ID]

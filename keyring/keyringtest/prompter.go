@@ -12,6 +12,9 @@ import (
 // A Reply is what a FakePrompter does with one question.
 type Reply struct {
 	Passphrase string          // the answer, if Err is nil
+	Term       prompt.Term     // with Chosen: how long it stands
+	Chosen     bool            //
+	Automatic  bool            // the user wishes to be asked no more
 	Err        error           // the failure, such as prompt.ErrDismissed
 	When       <-chan struct{} // the question stays open until it is closed; nil: no wait
 }
@@ -75,14 +78,16 @@ func (p *FakePrompter) Prompt(ctx context.Context, q prompt.Question) (prompt.An
 	if r.Err != nil {
 		return prompt.Answer{}, r.Err
 	}
+	given := prompt.Answer{Term: r.Term, Chosen: r.Chosen, Automatic: r.Automatic}
 	if q.Kind != prompt.Passphrase && q.Kind != prompt.NewPassphrase {
-		return prompt.Answer{}, nil
+		return given, nil
 	}
 	answer := secret.Copy([]byte(r.Passphrase))
 	p.mu.Lock()
 	p.answers = append(p.answers, answer)
 	p.mu.Unlock()
-	return prompt.Answer{Passphrase: answer}, nil
+	given.Passphrase = answer
+	return given, nil
 }
 
 // tellLocked wakes those in Await.
