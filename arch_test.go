@@ -64,7 +64,7 @@ var own = []struct {
 	{"store/archive", []string{"internal/secret"}, "an archive is a file format, and knows no store"},
 	{"control", []string{"internal/panicsite", "keyring", "internal/caller", "internal/listen", "internal/secret"},
 		"a front end knows the core only: never another front end, a device, a source of keys or a prompter"},
-	{"dbus/loginsession", nil, "what the login session is at is the desktop's to say; what follows from it is not decided here"},
+	{"dbus/loginsession", []string{"dbus/internal/wire"}, "what the login session is at is the desktop's to say; what follows from it is not decided here"},
 	{"dbus/systemprompter", []string{"prompt", "internal/secret"}, "it sees a question and returns an answer; it cannot reach keys"},
 	{"cmd/keyringctl", []string{"dbus/client", "internal/atomicfile", "internal/caller", "tpm/attest"},
 		"the command line is a D-Bus client like any other; a statement of a TPM's is checked where there is neither daemon nor TPM"},
@@ -85,7 +85,7 @@ var wiring = []string{"cmd/keyringd"}
 // testSupport are the folders that only tests may import. They may import what
 // they like, as tests may: real peers and real devices are what tests are for.
 var testSupport = []string{
-	"keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/sshdtest", "bench", "e2e", "e2e/window",
+	"keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/logindtest", "internal/sshdtest", "bench", "e2e", "e2e/window",
 }
 
 // homes says which folders may import a library, so that it can be exchanged
@@ -97,7 +97,7 @@ var homes = []struct {
 	because string
 }{
 	{"golang.org/x/sync", []string{"."}, "it is as good as the standard library"},
-	{"golang.org/x/sys/unix", []string{"agent", "cmd", "internal", "prompt/pinentry", "tpm"},
+	{"golang.org/x/sys/unix", []string{"agent", "cmd", "dbus/loginsession", "internal", "prompt/pinentry", "tpm"},
 		"system calls belong to what meets the system; the core has no need of them"},
 	{"github.com/google/go-tpm", []string{"tpm"}, "only tpm/ speaks to a TPM"},
 	{"golang.org/x/crypto/ssh", []string{"agent", "sshkeys"}, "SSH's formats end at the agent and at OpenSSH's key files"},
