@@ -1,6 +1,8 @@
 package dbus
 
 import (
+	"crypto/rand"
+	"crypto/x509"
 	"fmt"
 	"strings"
 
@@ -167,6 +169,26 @@ func (c *call) attest(options map[string]godbus.Variant) ([]byte, error) {
 		return nil, err
 	}
 	return k.Attest(c.ctx, r)
+}
+
+// requestCertificate is Key1.RequestCertificate. It reads and writes no file, so
+// that programs in a sandbox may call it as they may call Sign.
+func (c *call) requestCertificate(options map[string]godbus.Variant) ([]byte, error) {
+	o := readOptions(options)
+	template := o.certificateRequest()
+	if template == nil {
+		o.wrong("a certificate request names a subject or alternative-names")
+	}
+	if err := o.end(); err != nil {
+		return nil, err
+	}
+	signer, err := c.bus.server.keys.Signer(c.ctx, keyring.SignRequest{
+		Caller: c.caller, Key: c.node.key.info.ID, Reason: "request a certificate",
+	})
+	if err != nil {
+		return nil, err
+	}
+	return x509.CreateCertificateRequest(rand.Reader, template, signer)
 }
 
 // made is what was made, as Keys1 says it.

@@ -397,7 +397,8 @@ func TestClientAsksForEverything(t *testing.T) {
 	}
 	defer c.Close()
 	target := client.Target{Path: "/new", Force: true, Comment: "c", NoPIN: true, PCRs: "sha256:7", Parent: 9}
-	m, err := c.Create(t.Context(), client.Creation{Target: target, Algorithm: "rsa-2048", Subject: "CN=a,O=b", AlternativeNames: []string{"a.example", "::1"}})
+	m, err := c.Create(t.Context(), client.Creation{Target: target, Algorithm: "rsa-2048",
+		Request: client.Request{Subject: "CN=a,O=b", AlternativeNames: []string{"a.example", "::1"}}})
 	if err != nil || m.ID != k.KeyInfo.ID.String() || !m.Listed || m.Path != "/k" {
 		t.Errorf("%+v: %v", m, err)
 	}

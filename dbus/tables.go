@@ -54,6 +54,8 @@ func handlers() map[string]map[string]any {
 			"SetLabel":   (*call).setLabel,
 			"Remove":     (*call).removeKey,
 			"Attest":     (*call).attest,
+
+			"RequestCertificate": (*call).requestCertificate,
 		},
 		managerInterface:       {"GetManagedObjects": (*call).managedObjects},
 		propertiesInterface:    {"Get": (*call).getProperty, "GetAll": (*call).allProperties, "Set": (*call).setProperty},

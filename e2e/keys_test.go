@@ -287,8 +287,14 @@ func TestKeyKeeping(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.mustCtl("key", "verify-attestation", "statement", "--attestation-key", proof.Name)
+	d.mustCtl("key", "verify-attestation", "statement", "--public", filepath.Join(d.Keys, "fresh.pub"))
+	d.Write("public.pem", d.mustCtl("key", "public", "fresh", "--pem"), 0o600)
+	d.mustCtl("key", "verify-attestation", "statement", "--public", "public.pem")
+	d.Must("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "other.pem")
+	d.Must("openssl", "pkey", "-in", "other.pem", "-pubout", "-out", "other.pub")
 	for _, args := range [][]string{
 		{"--nonce", "00fe"}, {"--id", strings.Repeat("00", 32)}, {"--attestation-key", strings.Repeat("0b", 34)},
+		{"--public", "other.pub"},
 	} {
 		if out, _, status := d.ctl(slices.Concat([]string{"key", "verify-attestation", "statement"}, args)...); status != 1 || out != "" {
 			t.Errorf("verify-attestation %q: status %d\n%s", args, status, out)

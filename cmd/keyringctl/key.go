@@ -17,7 +17,7 @@ import (
 
 func (s *session) keyCommand() *cobra.Command {
 	c := group(&cobra.Command{Use: "key", Short: "the keys that keyringd serves"})
-	c.AddCommand(s.keyListCommand(), s.keyShowCommand(), s.keyPublicCommand(),
+	c.AddCommand(s.keyListCommand(), s.keyShowCommand(), s.keyPublicCommand(), s.keyRequestCommand(),
 		s.keyNewCommand(), s.keyImportCommand(), s.keyExportRequestCommand(), s.keyWrapForCommand(),
 		s.keyPasswdCommand(), s.keyLabelCommand(), s.keyRemoveCommand(),
 		s.keyAttestCommand(), s.keyVerifyAttestationCommand())

@@ -326,7 +326,7 @@ func TestWrongUsageAndNoDaemon(t *testing.T) {
 	}{
 		{on, nil, 2, []string{"wants a command: approvals, "}},
 		{on, []string{"keys"}, 2, []string{`no command "keys"`}},
-		{on, []string{"key"}, 2, []string{"wants a command: attest, export-request, import, label, list, new, passwd, public, remove, show, verify-attestation, wrap-for"}},
+		{on, []string{"key"}, 2, []string{"wants a command: attest, export-request, import, label, list, new, passwd, public, remove, request, show, verify-attestation, wrap-for"}},
 		{on, []string{"key", "lst"}, 2, []string{`no command "lst"`}},
 		{on, []string{"key", "show"}, 2, []string{"keyringctl key show: accepts 1 arg"}},
 		{on, []string{"key", "list", "--josn"}, 2, []string{"unknown flag: --josn"}},

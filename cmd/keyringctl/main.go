@@ -169,6 +169,25 @@ var hints = []struct{ said, hint string }{
 	{"there is no TPM", "keyringctl status says what was looked for; keyringd --tpm names another one"},
 }
 
+// ownHints are for what the daemon's errors of a kind have in common, by their
+// D-Bus names.
+var ownHints = map[string]string{
+	"org.freedesktop.DBus.Error.AccessDenied":    "the question was refused or closed; run the command again, and allow it",
+	"org.freedesktop.DBus.Error.AuthFailed":      "the PIN or passphrase was wrong too often; try again when you are sure of it",
+	"org.freedesktop.DBus.Error.Failed":          "keyringctl status says what is wrong, and `journalctl --user -u keyringd` what came before",
+	"org.freedesktop.DBus.Error.InvalidArgs":     "the command's --help explains what it takes",
+	"org.freedesktop.DBus.Error.LimitsExceeded":  "wait until other calls are done, or ask for less at once",
+	"org.freedesktop.DBus.Error.NoReply":         "see with `keyringctl status` whether keyringd is still running",
+	"org.freedesktop.DBus.Error.NotSupported":    "the command's --help lists what there is, and keyringctl status what this TPM allows",
+	"org.freedesktop.DBus.Error.Timeout":         "run the command again; keyringctl status says whether the TPM answers",
+	"org.freedesktop.DBus.Error.UnknownObject":   "keyringctl key list shows the keys that there are now",
+	"org.freedesktop.DBus.Error.UnknownMethod":   "this keyringd is of another version than keyringctl; restart it with `systemctl --user restart keyringd`",
+	"org.freedesktop.Secret.Error.IsLocked":      "unlock it with `keyringctl keyring unlock`",
+	"org.freedesktop.Secret.Error.NoSuchObject":  "keyringctl key list and keyringctl keyring list show what there is",
+	"org.freedesktop.DBus.Error.ServiceUnknown":  "start keyringd with `systemctl --user start keyringd`",
+	"org.freedesktop.DBus.Error.UnknownProperty": "this keyringd is of another version than keyringctl; restart it with `systemctl --user restart keyringd`",
+}
+
 // explain adds what a person can do about an error.
 func explain(err error) error {
 	var answer *client.Error
@@ -181,17 +200,21 @@ func explain(err error) error {
 		return hintedError{client.ErrNoDaemon, "start it with `systemctl --user start keyringd`, or run `keyringd` in a terminal"}
 	case errors.Is(err, context.Canceled):
 		return errors.New("stopped")
-	case errors.As(err, &answer) && answer.Name == "org.freedesktop.DBus.Error.AuthFailed":
-		return hintedError{err, "the PIN or passphrase was wrong too often; try again when you are sure of it"}
 	}
 	// The daemon's own errors may bring a hint along.
 	if text, hint, ok := strings.Cut(err.Error(), "; hint: "); ok {
 		return hintedError{errors.New(text), hint}
 	}
+	if !errors.As(err, &answer) {
+		return err
+	}
 	for _, h := range hints {
-		if answer != nil && strings.Contains(answer.Text, h.said) {
+		if strings.Contains(answer.Text, h.said) {
 			return hintedError{err, h.hint}
 		}
+	}
+	if hint := ownHints[answer.Name]; hint != "" {
+		return hintedError{err, hint}
 	}
 	return err
 }

@@ -138,7 +138,7 @@ func (s *session) keyNewCommand() *cobra.Command {
 			"NAME, and the public key to NAME.pub. You choose a PIN; wrong tries of it count\ntowards the TPM's lockout. RSA keys can take the TPM a minute." + fileNames,
 		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			if (request == "") != (r.Subject == "" && len(r.AlternativeNames) == 0) {
+			if (request == "") != r.Request.Empty() {
 				return usageError{errors.New("--certificate-request FILE and --subject or --alternative-name go together")}
 			}
 			var err error
@@ -173,8 +173,7 @@ func (s *session) keyNewCommand() *cobra.Command {
 	flags.add(c)
 	c.Flags().StringVar(&r.Algorithm, "algorithm", "", "`kind` of key: "+strings.Join(algorithms, ", ")+" (default ecdsa-p256)")
 	c.Flags().StringVar(&request, "certificate-request", "", "write a certificate request that the key signed to this `file`")
-	c.Flags().StringVar(&r.Subject, "subject", "", "the `name` to request a certificate for: CN=mail.example.org,O=Example")
-	c.Flags().StringArrayVar(&r.AlternativeNames, "alternative-name", nil, "a further `name` of the request: host, address, mail address or URI; repeatable")
+	requestFlags(c, &r.Request)
 	// Only a flag that does not exist could make this an error.
 	_ = c.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions(algorithms, cobra.ShellCompDirectiveNoFileComp))
 	return c
@@ -194,14 +193,10 @@ func writable(path string, force bool) error {
 
 // writeRequest writes the certificate request of a key that is made already.
 func writeRequest(path string, m client.Made, force bool) error {
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: m.CertificateRequest})
-	staged, err := atomicfile.Stage(nil, atomicfile.File{Path: path, Data: text, Perm: 0o644, Replace: force})
-	if err == nil {
-		err = staged.Commit()
-	}
+	err := putFile(atomicfile.File{Path: path, Data: requestText(m.CertificateRequest), Perm: 0o644, Replace: force})
 	if err != nil {
 		return hintedError{fmt.Errorf("the key is made, but not the certificate request: %w", err),
-			"openssl req -new -provider tpm2 -provider default -key " + m.Path + " makes another one"}
+			"keyringctl key request " + m.Path + " makes another one"}
 	}
 	return nil
 }

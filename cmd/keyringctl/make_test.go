@@ -178,6 +178,10 @@ func TestWhatWasMade(t *testing.T) {
 		{fmt.Errorf("k: %w", &keyring.LockoutError{Kept: true}), "\nhint: wait until the TPM gives tries back"},
 		{fmt.Errorf("%w: k; hint: do that", keyring.ErrUnavailable), "not available: k\nhint: do that\n"},
 		{fmt.Errorf("k: %w", keyring.ErrAuthFailed), "\nhint: the PIN or passphrase was wrong too often"},
+		{fmt.Errorf("k: %w", keyring.ErrDenied), "\nhint: the question was refused or closed"},
+		{fmt.Errorf("k: %w", keyring.ErrUnsupported), "\nhint: the command's --help"},
+		{fmt.Errorf("k: %w", keyring.ErrUnavailable), "\nhint: keyringctl status says what is wrong"},
+		{fmt.Errorf("k: %w", keyring.ErrNotFound), "\nhint: keyringctl key list"},
 	} {
 		m.answer(keyring.Made{}, c.err)
 		if out, errs, status := h.run("key", "new", "k"); status != 1 || out != "" || !strings.Contains(errs, c.want) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyringd/keyringd/internal/folder/pubfile"
 	"github.com/keyringd/keyringd/tpm/attest"
 )
 
@@ -27,10 +29,12 @@ type proof struct {
 	Nonce              string `json:"nonce"`  // hex
 	NeedsPolicy        bool   `json:"needs_policy"`
 	LockoutProtected   bool   `json:"lockout_protected"`
+
+	key crypto.PublicKey
 }
 
 func (s *session) keyVerifyAttestationCommand() *cobra.Command {
-	var nonce, id string
+	var nonce, id, public string
 	var o attest.Options
 	c := &cobra.Command{
 		Use:   "verify-attestation FILE",
@@ -51,6 +55,12 @@ func (s *session) keyVerifyAttestationCommand() *cobra.Command {
 			if want, err := hex.DecodeString(id); id != "" && (err != nil || len(want) != sha256.Size) {
 				return usageError{fmt.Errorf("--id: %q is not a whole key ID, 64 hex digits", id)}
 			}
+			var is func(crypto.PublicKey) bool
+			if public != "" {
+				if is, err = s.readPublic(public); err != nil {
+					return err
+				}
+			}
 			data, err := s.readArgument(args[0], attest.MaxSize)
 			if err != nil {
 				return err
@@ -62,13 +72,35 @@ func (s *session) keyVerifyAttestationCommand() *cobra.Command {
 			if id != "" && !strings.EqualFold(p.ID, id) {
 				return fmt.Errorf("%w: it is about key %s", attest.ErrInvalid, p.ID)
 			}
+			if is != nil && !is(p.key) {
+				return fmt.Errorf("%w: it is about key %s, and not the one in %s", attest.ErrInvalid, p.ID, public)
+			}
 			return s.printProof(p)
 		},
 	}
 	c.Flags().StringVar(&nonce, "nonce", "", "the `hex` digits that were handed to key attest")
 	c.Flags().StringVar(&id, "id", "", "the `ID` of the key that it must be about")
+	c.Flags().StringVar(&public, "public", "", "the `file` of the public key that it must be about: OpenSSH's line, or PEM")
 	c.Flags().StringVar(&o.AttestationKey, "attestation-key", "", "the `name`, in hex, that the machine's attestation key must have")
 	return c
+}
+
+// readPublic returns what tells whether a key is the one in a public key file.
+func (s *session) readPublic(name string) (func(crypto.PublicKey) bool, error) {
+	data, err := s.readArgument(name, maxFile)
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(data); block != nil {
+		return func(k crypto.PublicKey) bool {
+			der, err := x509.MarshalPKIXPublicKey(k)
+			return err == nil && bytes.Equal(der, block.Bytes)
+		}, nil
+	}
+	if line, ok := pubfile.Parse(data); ok {
+		return func(k crypto.PublicKey) bool { return bytes.Equal(pubfile.Wire(k), line.Blob) }, nil
+	}
+	return nil, hintedError{fmt.Errorf("%s holds no public key", name), "name a NAME.pub, or what keyringctl key public --pem printed"}
 }
 
 func verify(data []byte, o attest.Options) (proof, error) {
@@ -86,7 +118,8 @@ func verify(data []byte, o attest.Options) (proof, error) {
 	}
 	sum := sha256.Sum256(der)
 	return proof{
-		ID: hex.EncodeToString(sum[:]), Algorithm: algorithmOf(st.Key),
+		key: st.Key,
+		ID:  hex.EncodeToString(sum[:]), Algorithm: algorithmOf(st.Key),
 		Public:  string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
 		KeyName: st.KeyName, AttestationKeyName: st.AttestationKeyName, Pinned: st.Pinned,
 		Nonce: hex.EncodeToString(st.Nonce), NeedsPolicy: st.NeedsPolicy, LockoutProtected: st.LockoutProtected,

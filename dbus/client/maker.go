@@ -50,11 +50,32 @@ func set[T comparable](o map[string]godbus.Variant, name string, value T) {
 type Creation struct {
 	Target
 	Algorithm string // "": the usual one
+	Request          // what the new key signs a certificate request for; empty: it signs none
+}
 
-	// Subject, RFC 4514, and AlternativeNames are what the new key signs a
-	// certificate request for. Both empty: it signs none.
-	Subject          string
-	AlternativeNames []string
+// A Request is what a certificate is requested for.
+type Request struct {
+	Subject          string   // RFC 4514
+	AlternativeNames []string // hosts, addresses, mail addresses, URIs
+}
+
+// Empty reports whether it is for nothing.
+func (r Request) Empty() bool { return r.Subject == "" && len(r.AlternativeNames) == 0 }
+
+func (r Request) add(o map[string]godbus.Variant) {
+	set(o, "subject", r.Subject)
+	if len(r.AlternativeNames) > 0 {
+		o["alternative-names"] = godbus.MakeVariant(r.AlternativeNames)
+	}
+}
+
+// RequestCertificate has a key sign a certificate request, and returns its DER.
+func (c *Client) RequestCertificate(ctx context.Context, id string, r Request) ([]byte, error) {
+	o := map[string]godbus.Variant{}
+	r.add(o)
+	var der []byte
+	err := c.call(ctx, File{ID: id}.object(), keyIface, "RequestCertificate", []any{o}, &der)
+	return der, err
 }
 
 // Made is what was made.
@@ -90,10 +111,7 @@ func (c *Client) make(ctx context.Context, t func(string), at godbus.ObjectPath,
 func (c *Client) Create(ctx context.Context, r Creation) (Made, error) {
 	o := r.options()
 	set(o, "algorithm", r.Algorithm)
-	set(o, "subject", r.Subject)
-	if len(r.AlternativeNames) > 0 {
-		o["alternative-names"] = godbus.MakeVariant(r.AlternativeNames)
-	}
+	r.Request.add(o)
 	return c.make(ctx, r.Progress, keysPath, keysIface, "Create", r.Path, o)
 }
 

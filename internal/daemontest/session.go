@@ -129,7 +129,7 @@ func (s *Session) Start(tpm string, flags ...string) {
 	args := append([]string{"--tpm", tpm, "--key-dir", s.Keys, "--runtime-dir", filepath.Dir(s.Socket),
 		"--data-dir", filepath.Join(s.Dir, "data"), "--prompter", "pinentry:" + filepath.Join(s.Dir, "pinentry"),
 		"--bus", "none"}, flags...)
-	s.cmd = exec.Command(Binary, args...)
+	s.cmd, s.once, s.end = exec.Command(Binary, args...), sync.Once{}, nil
 	s.cmd.Env = append(os.Environ(), "HOME="+s.Dir, "XDG_CONFIG_HOME="+s.Dir, "XDG_STATE_HOME="+s.Dir)
 	s.cmd.Stderr = &s.Log
 	out, err := s.cmd.StdoutPipe()
@@ -167,6 +167,14 @@ func (s *Session) Stop() error {
 		s.end = s.cmd.Wait()
 	})
 	return s.end
+}
+
+// Kill ends the daemon as a crash does, at once. It may be started again.
+func (s *Session) Kill() {
+	s.once.Do(func() {
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+	})
 }
 
 // A Client is a connection to the agent socket.
