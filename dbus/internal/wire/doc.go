@@ -11,5 +11,6 @@
 // the receiver likes.
 //
 // It follows the D-Bus Specification 0.43, "Message Protocol" and "Type
-// System", and deliberately leaves file descriptors out.
+// System". File descriptors are received, a few with each message, and
+// deliberately never sent.
 package wire

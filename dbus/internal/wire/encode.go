@@ -93,6 +93,16 @@ func (e *encoder) value(v reflect.Value) error {
 		return e.value(reflect.ValueOf(x.Value()))
 	case Opaque:
 		return fmt.Errorf("%w: an Opaque, whose bytes are gone", errors.ErrUnsupported)
+	case []godbus.ObjectPath: // there may be thousands, which reflection is slow with
+		return e.array(4, func() error {
+			for _, p := range x {
+				if !p.IsValid() {
+					return fmt.Errorf("%w: object path %q", errors.ErrUnsupported, p)
+				}
+				e.string(string(p))
+			}
+			return nil
+		})
 	case []byte:
 		e.uint32(uint32(len(x)))
 		e.out = append(e.out, x...)

@@ -25,6 +25,7 @@ type Header struct {
 	Destination string
 	Sender      string
 	Signature   string
+	Files       uint32 // how many files come with it; not looked at in what is sent
 	BodySize    int
 }
 
@@ -100,6 +101,8 @@ func (h *Header) set(field godbus.HeaderField, value any) error {
 		var s godbus.Signature
 		s, ok = value.(godbus.Signature)
 		h.Signature = s.String()
+	case godbus.FieldUnixFDs:
+		h.Files, ok = value.(uint32)
 	}
 	if !ok {
 		return malformed("header field %d of the wrong type", field)

@@ -1,11 +1,11 @@
 package wire
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +17,9 @@ const (
 	maxFields = 64 << 10
 	// maxPassed bounds the body of a message that is handed to godbus.
 	maxPassed = 1 << 20
+	// maxFiles is how many of a message's files are kept. No call takes more than
+	// one; a bus may deliver hundreds.
+	maxFiles = 4
 	// writeTimeout is how long the bus may take to take a message. One that
 	// does not is as good as gone: the connection is given up, and made anew.
 	writeTimeout = 10 * time.Second
@@ -36,18 +39,31 @@ type Frame struct {
 func (f *Frame) Body() ([]byte, error) {
 	f.read = true
 	b := make([]byte, f.BodySize)
-	if _, err := io.ReadFull(f.tap.in, b); err != nil {
+	if err := f.tap.readFull(b); err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+// TakeFiles returns the files that came with the message, at most a few, for
+// the receiver to close; an argument of type h is a place in that list. What
+// nobody takes is closed. They came with the head or come with the body, so that
+// the body is read first.
+func (f *Frame) TakeFiles() []*os.File {
+	files := f.tap.files.take()
+	if len(files) != int(min(f.Files, maxFiles)) {
+		closeAll(files) // which of them is missing is not known
+		return nil
+	}
+	return files
 }
 
 // A Tap is a connection to a message bus for godbus to speak on, which sees
 // each incoming message first. Reading is for one goroutine, godbus's; all
 // else may be called concurrently.
 type Tap struct {
-	conn net.Conn
-	in   *bufio.Reader
+	conn  net.Conn
+	files files // of the message that is being read
 
 	// take is shown each message and reports whether godbus is to see it, too.
 	// It runs on the reading goroutine, so that it must not wait for anything
@@ -65,14 +81,14 @@ type Tap struct {
 
 // NewTap returns a Tap on c, which it owns from now on.
 func NewTap(c net.Conn, take func(*Frame) (pass bool)) *Tap {
-	return &Tap{conn: c, in: bufio.NewReaderSize(c, 64<<10), take: take, ended: make(chan struct{})}
+	return &Tap{conn: c, take: take, ended: make(chan struct{})}
 }
 
 // Read gives godbus the lines of the authentication and, after it, the messages
 // that were passed on.
 func (t *Tap) Read(p []byte) (int, error) {
 	if !t.begun.Load() {
-		return t.in.Read(p)
+		return t.conn.Read(p)
 	}
 	for t.pending.Len() == 0 {
 		if err := t.next(); err != nil {
@@ -94,10 +110,39 @@ func (t *Tap) Wait() {
 	}
 }
 
+// readFull fills b. Reads never go beyond the message: files arrive with the
+// first byte of theirs, so that those which came meanwhile belong to it, and
+// nothing of a secret stays in a buffer.
+func (t *Tap) readFull(b []byte) error {
+	for n := 0; n < len(b); {
+		got, err := t.files.read(t.conn, b[n:])
+		if n += got; err != nil && n < len(b) {
+			if err == io.EOF && n > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// skip passes over n bytes.
+func (t *Tap) skip(n int) error {
+	buffer := make([]byte, min(n, 64<<10))
+	for ; n > 0; n -= len(buffer) {
+		buffer = buffer[:min(n, len(buffer))]
+		if err := t.readFull(buffer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // next reads one message, shows it, and drops it or keeps it for godbus.
 func (t *Tap) next() error {
+	defer func() { closeAll(t.files.take()) }()
 	head := make([]byte, fixedSize, 256)
-	if _, err := io.ReadFull(t.in, head); err != nil {
+	if err := t.readFull(head); err != nil {
 		return err
 	}
 	h, fields, err := parseFixed(head)
@@ -105,11 +150,10 @@ func (t *Tap) next() error {
 		return err // where the next message begins is not known any more
 	}
 	if fields > maxFields {
-		_, err := io.CopyN(io.Discard, t.in, int64(fields+h.BodySize))
-		return err
+		return t.skip(fields + h.BodySize)
 	}
 	head = append(head, make([]byte, fields)...)
-	if _, err := io.ReadFull(t.in, head[fixedSize:]); err != nil {
+	if err := t.readFull(head[fixedSize:]); err != nil {
 		return err
 	}
 	f := &Frame{Header: h, head: head, tap: t}
@@ -122,14 +166,19 @@ func (t *Tap) next() error {
 		t.pending.Reset(append(head, body...))
 		return err
 	}
-	_, err = io.CopyN(io.Discard, t.in, int64(f.BodySize))
-	return err
+	return t.skip(f.BodySize)
 }
 
 // Write writes for godbus: lines of the authentication, then whole messages.
 func (t *Tap) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	begin := bytes.Equal(p, []byte("BEGIN\r\n"))
+	if begin {
+		if err := t.files.negotiate(t.conn); err != nil {
+			return 0, err
+		}
+	}
 	if err := t.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, err
 	}
@@ -139,7 +188,7 @@ func (t *Tap) Write(p []byte) (int, error) {
 		_ = t.conn.Close()
 		return n, err
 	}
-	if bytes.Equal(p, []byte("BEGIN\r\n")) {
+	if begin {
 		t.begun.Store(true)
 	}
 	return n, nil
@@ -166,7 +215,9 @@ func (t *Tap) NextSerial() uint32 {
 
 // SendAs sends a message under h.Serial, which came from NextSerial.
 func (t *Tap) SendAs(h Header, body []byte) error {
-	if _, err := t.Write(AppendMessage(make([]byte, 0, 256+len(body)), h, body)); err != nil {
+	message := AppendMessage(make([]byte, 0, 512+len(body)), h, body)
+	defer clear(message) // it may hold a secret
+	if _, err := t.Write(message); err != nil {
 		return fmt.Errorf("message bus: %w", err)
 	}
 	return nil
