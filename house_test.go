@@ -19,7 +19,7 @@ import (
 var excused = map[string]string{
 	"internal/caller/proc.go lookers": "the goroutines that it limits are the whole process's",
 	"internal/secret/arena.go arena":  "the limit on locked memory that it lives under is the process's",
-	"keyring/gate.go report":          "a log line belongs to no request that could end",
+	"keyring/journal.go log":          "a log line belongs to no request that could end",
 	"prompt/queue.go showLocked":      "a notice outlives the request that it tells of; Close ends it",
 	"tpm/rooms.go forgetKey":          "it tidies up after a key whose asker is gone; Close waits for it",
 	"tpm/swtpm/swtpm.go orderly":      "it runs when the caller's context has ended; a time limit ends it",
@@ -363,7 +363,7 @@ func TestHouseRulesBite(t *testing.T) {
 		{"default logger", "agent/x.go", `import "log/slog"; func f() { slog.Info("x") }`, []string{"handed in"}},
 		{"a logger", "agent/x.go", `import "log/slog"; func f(l *slog.Logger) { l.Info("x") }`, nil},
 		{"context", "agent/x.go", `import "context"; func f() { g(context.TODO()) }`, []string{"cannot be cancelled by the asker"}},
-		{"an excused context", "keyring/gate.go", `import "context"; func report() { g(context.Background()) }`, nil},
+		{"an excused context", "keyring/journal.go", `import "context"; func log() { g(context.Background()) }`, nil},
 		{"sleep in a test", "agent/x_test.go", `import "time"; func f() { time.Sleep(1) }`, []string{"never by time.Sleep"}},
 		{"sleep in a bubble", "agent/x_test.go",
 			`import ("testing"; "testing/synctest"; "time"); func f(t *testing.T) { synctest.Test(t, func(t *testing.T) { time.Sleep(1) }) }`, nil},

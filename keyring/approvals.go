@@ -19,7 +19,7 @@ type Approval struct {
 	Program string
 	Scope   string
 	Given   time.Time
-	Until   time.Time
+	Until   time.Time // zero: until Lock
 }
 
 type approvalKey struct{ id, program, scope string }
@@ -27,17 +27,17 @@ type approvalKey struct{ id, program, scope string }
 // confirm asks for permission, unless it was given a short while ago.
 func (g *Gate) confirm(ctx context.Context, u Use) error {
 	// A permission is remembered for a program, so there must be one: "unknown"
-	// would be everybody.
-	remember := g.Remember > 0 && u.Caller.Program != ""
+	// would be everybody. What asks from another machine is whatever runs there.
+	remember := g.Remember > 0 && u.Caller.Program != "" && !u.Forwarded
 	ask := func() error {
-		q := prompt.Question{Kind: prompt.Confirm}
+		q := prompt.Question{Kind: prompt.Confirm, Terms: remember}
 		if remember {
 			q.Remember = g.Remember
 		}
 		answer, err := g.ask(ctx, u, q)
 		answer.Passphrase.Wipe()
 		if err == nil && remember {
-			g.approve(u)
+			g.approve(u, answer)
 		}
 		return err
 	}
@@ -51,15 +51,27 @@ func (g *Gate) confirm(ctx context.Context, u Use) error {
 	return g.inTurn(ctx, u, q, func() (bool, error) { return g.isApproved(u), nil }, ask)
 }
 
-func (g *Gate) approve(u Use) {
+// approve remembers a permission for as long as the user said; a prompter that
+// cannot ask leaves it at Remember.
+func (g *Gate) approve(u Use, answer prompt.Answer) {
 	now := time.Now()
+	until := now.Add(g.Remember)
+	if answer.Chosen {
+		switch answer.Term {
+		case prompt.ForAWhile:
+		case prompt.UntilLock:
+			until = time.Time{}
+		default:
+			return
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.pruneLocked()
 	g.approved++
 	g.approvals[approvalKey{u.ID, u.Caller.Program, u.Scope}] = Approval{
 		ID: g.approved, Key: u.ID, Subject: u.Subject, Program: u.Caller.Program, Scope: u.Scope,
-		Given: now, Until: now.Add(g.Remember),
+		Given: now, Until: until,
 	}
 }
 
@@ -75,7 +87,7 @@ func (g *Gate) isApproved(u Use) bool {
 // enough to do so whenever they are looked at.
 func (g *Gate) pruneLocked() {
 	for k, a := range g.approvals {
-		if age(a.Given) >= g.Remember {
+		if !a.Until.IsZero() && age(a.Given) >= g.Remember {
 			delete(g.approvals, k)
 		}
 	}

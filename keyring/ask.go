@@ -48,6 +48,7 @@ func (g *Gate) ask(ctx context.Context, u Use, q prompt.Question) (prompt.Answer
 		return prompt.Answer{}, unavailable(u, prompt.ErrUnavailable)
 	}
 	q.Subject, q.Reason, q.Caller = u.Subject, u.Reason, u.Caller.String()
+	q.Host, q.HostWarning, q.Through, q.Fingerprint = u.Host, u.HostWarning, u.Through, u.Fingerprint
 	answer, err := g.prompter.Prompt(ctx, q)
 	gone := ctx.Err()
 	if err != nil || gone != nil {

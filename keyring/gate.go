@@ -37,10 +37,16 @@ type Gate struct {
 	Remember time.Duration
 	// MaxTries is how many wrong values one Use may spend; less than 1 means 3.
 	MaxTries int
-	// Log gets one line for each use; nil: none.
+	// ConfirmForwarded makes each use that comes from another machine want the
+	// user's permission, also of a key that is else used without a question.
+	ConfirmForwarded bool
+	// Log gets one line for each use, or for many where a program has run wild;
+	// nil: none.
 	Log *slog.Logger
 	// Notify, if set, is told of each use when it is over, with what came of it.
 	// It is called on the goroutine of the use, without locks, and returns soon.
+	// It shows what a person can take in: a program may use a key a thousand
+	// times a second.
 	Notify func(u Use, err error)
 
 	prompter prompt.Prompter
@@ -53,8 +59,9 @@ type Gate struct {
 	streaks   map[asker]*streak     // questions that nobody answered
 	counters  map[string]*counter   // by Tries.Counter
 	running   map[*attempt]struct{} // so that Forget reaches values on their way
-	history   []Past                // a ring
-	oldest    int                   // in history, once it is full
+	journal   map[asker]*pages
+	history   []Past // a ring
+	oldest    int    // in history, once it is full
 }
 
 // NewGate returns a Gate that asks through p and remembers for ten minutes. p
@@ -70,6 +77,7 @@ func NewGate(p prompt.Prompter) *Gate {
 		streaks:   map[asker]*streak{},
 		counters:  map[string]*counter{},
 		running:   map[*attempt]struct{}{},
+		journal:   map[asker]*pages{},
 	}
 }
 
@@ -119,8 +127,13 @@ type Purpose struct {
 // returned. do gets the authorization value, empty unless u.NeedsAuth, on loan.
 //
 // Where u.Confirm is set the user is asked for permission first, unless the
-// same program was allowed the same thing (ID and Scope) less than Remember
-// ago; a program that is not known is asked about each time.
+// same program was allowed the same thing (ID and Scope) for a time that the
+// user chose, and that is not over; a program that is not known is asked about
+// each time.
+//
+// For a use that comes from another machine, u.Forwarded, an earlier answer is
+// not enough, and none is left behind: it asks for the value, or, where that is
+// remembered, for permission to use it.
 //
 // do is called again with another value when it returns ErrAuthFailed, and
 // only then is the user asked again. Its value is remembered only after do
@@ -145,7 +158,8 @@ func (g *Gate) use(ctx context.Context, u Use, do func(auth secret.Bytes) error)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if u.Confirm {
+	if u.Confirm || u.Forwarded && g.ConfirmForwarded {
+		u.Confirm = true
 		if err := g.confirm(ctx, u); err != nil {
 			return err
 		}
@@ -165,15 +179,7 @@ func (g *Gate) use(ctx context.Context, u Use, do func(auth secret.Bytes) error)
 // report says once what came of a use.
 func (g *Gate) report(u Use, err error) {
 	g.note(u, err)
-	if g.Log != nil {
-		attrs := []slog.Attr{slog.String("caller", u.Caller.String()), slog.String("key", u.Subject)}
-		message := "key used"
-		if err != nil {
-			message = "key not used"
-			attrs = append(attrs, slog.String("err", err.Error()))
-		}
-		g.Log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
-	}
+	g.log(u, err)
 	if g.Notify != nil {
 		g.Notify(u, err)
 	}
@@ -192,7 +198,7 @@ func (g *Gate) authorize(ctx context.Context, u Use, do func(auth secret.Bytes) 
 		return err
 	}
 	var err error
-	if g.Remember <= 0 || u.Once {
+	if g.Remember <= 0 || u.Once || u.Forwarded {
 		err = a.slow(ctx)
 	} else {
 		err = g.inTurn(ctx, u, question{id: u.ID}, func() (bool, error) { return a.quick(ctx) },
@@ -228,6 +234,7 @@ type attempt struct {
 	auth      secret.Bytes // the value in hand; wiped when it is wrong and at the end
 	from      *value       // where auth comes from; nil: the user has just typed it, or it was fetched
 	fetched   bool         // auth comes from use.Recall
+	spent     bool         // auth is not to be remembered
 	asked     bool         // use.Recall was called
 	entered   time.Time    // when auth was given
 	automatic bool         // the user wishes to be asked no more
@@ -236,6 +243,7 @@ type attempt struct {
 	retry     bool         // the last answer was wrong
 	warning   string       // for the next question
 	agreed    bool         // the user agreed to spend the last try
+	permitted bool         // the user allowed the use of a value that he did not type for it
 
 	stale bool // guarded by gate.mu: forgotten since it was given
 }
@@ -256,7 +264,7 @@ func (a *attempt) drop() {
 // quick uses the remembered value where there is one and nothing needs to be
 // asked first. done is false if the user has to be asked.
 func (a *attempt) quick(ctx context.Context) (done bool, err error) {
-	if a.wrong >= a.gate.maxTries() || !a.recall() {
+	if a.use.Forwarded || a.wrong >= a.gate.maxTries() || !a.recall() {
 		return false, nil
 	}
 	tries, err := a.tries(ctx)
@@ -288,8 +296,8 @@ func (a *attempt) slow(ctx context.Context) error {
 		if err := a.judge(ctx, tries); err != nil {
 			return err
 		}
-		if a.auth.Len() == 0 && !a.recall() && !a.fetch(ctx) {
-			if err := a.ask(ctx, tries); err != nil {
+		if a.auth.Len() == 0 {
+			if err := a.obtain(ctx, tries); err != nil {
 				return err
 			}
 		}
@@ -311,6 +319,21 @@ func (a *attempt) slow(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("%s: %w, %d times", a.use.Subject, ErrAuthFailed, a.wrong)
+}
+
+// obtain takes a value into hand, from wherever there is one.
+func (a *attempt) obtain(ctx context.Context, tries Tries) error {
+	if !a.recall() && !a.fetch(ctx) {
+		return a.ask(ctx, tries)
+	}
+	if !a.use.Forwarded || a.use.Confirm || a.permitted {
+		return nil
+	}
+	if err := a.gate.confirm(ctx, a.use); err != nil {
+		return err
+	}
+	a.permitted = true
+	return nil
 }
 
 func (g *Gate) maxTries() int {
@@ -357,6 +380,7 @@ func (a *attempt) fetch(ctx context.Context) bool {
 // take takes a value that is not remembered into hand.
 func (a *attempt) take(auth secret.Bytes) {
 	a.auth, a.from, a.fetched, a.entered = auth, nil, false, time.Now()
+	a.spent = a.use.Once || a.use.Forwarded
 	a.gate.mu.Lock()
 	a.stale = false
 	a.gate.mu.Unlock()
@@ -385,8 +409,8 @@ func (a *attempt) ask(ctx context.Context, tries Tries) error {
 		PIN:       a.use.PIN,
 		Automatic: a.use.Automatic != nil || a.use.Keep != nil,
 	}
-	if !a.use.Once {
-		q.Remember = max(0, a.gate.Remember)
+	if !a.use.Once && !a.use.Forwarded && a.gate.Remember > 0 {
+		q.Remember, q.Terms = a.gate.Remember, true
 	}
 	answer, err := a.gate.ask(ctx, a.use, q)
 	if err != nil {
@@ -394,5 +418,7 @@ func (a *attempt) ask(ctx context.Context, tries Tries) error {
 	}
 	a.take(answer.Passphrase)
 	a.warning, a.automatic = "", q.Automatic && answer.Automatic
+	// A value is never kept until Lock: it is a secret, and not a permission.
+	a.spent = a.spent || answer.Chosen && answer.Term == prompt.Once
 	return nil
 }

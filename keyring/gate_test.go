@@ -148,7 +148,7 @@ func TestQuestionSaysWhoAndWhy(t *testing.T) {
 		b.user.Script(keyringtest.Reply{}, answer("1234"))
 		b.mustUse(u, b.check(nil))
 		q := b.asked(2)
-		want := prompt.Question{Kind: prompt.Confirm, Subject: "key k", Reason: "sign in as mia", Caller: "git (7)", Remember: 10 * time.Minute}
+		want := prompt.Question{Kind: prompt.Confirm, Subject: "key k", Reason: "sign in as mia", Caller: "git (7)", Remember: 10 * time.Minute, Terms: true}
 		if q[0] != want {
 			t.Errorf("first question\n got %+v\nwant %+v", q[0], want)
 		}

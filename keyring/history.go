@@ -16,7 +16,8 @@ type Past struct {
 	Subject string
 	Caller  Caller
 	Reason  string
-	Err     error // nil: it was granted and done
+	Purpose
+	Err error // nil: it was granted and done
 }
 
 // History returns the latest uses, the oldest first. It is kept in memory only
@@ -30,7 +31,7 @@ func (g *Gate) History() []Past {
 
 // note puts a use into the ring.
 func (g *Gate) note(u Use, err error) {
-	p := Past{At: time.Now(), ID: u.ID, Subject: u.Subject, Caller: u.Caller, Reason: u.Reason, Err: err}
+	p := Past{At: time.Now(), ID: u.ID, Subject: u.Subject, Caller: u.Caller, Reason: u.Reason, Purpose: u.Purpose, Err: err}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.history) < maxHistory {

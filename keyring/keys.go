@@ -24,6 +24,12 @@ type Keys struct {
 	// not want to type again. nil: that is not offered. It is set before the
 	// first Sign.
 	Passphrases Passphrases
+	// Demand reports whether each use of a key wants the user's permission
+	// although the key itself does not ask for that. It is the user's setting,
+	// set before the first Replace, and like a key's own wish it is in
+	// KeyInfo.Confirm. It is called with locks held and looks at nothing else.
+	// nil: no key.
+	Demand func(KeyInfo) bool
 
 	gate *Gate
 	now  atomic.Pointer[snapshot]
@@ -123,7 +129,7 @@ func (k *Keys) replace(source string, holdings []holding) (before, after *snapsh
 // publishLocked makes a new snapshot of the sources, and tells the watchers if
 // the list is another now.
 func (k *Keys) publishLocked() (before, after *snapshot) {
-	before, after = k.now.Load(), merge(k.sources)
+	before, after = k.now.Load(), k.mergeLocked()
 	after.generation = before.generation
 	if changed := !slices.EqualFunc(before.list, after.list, sameInfo); changed {
 		after.generation++
@@ -140,12 +146,12 @@ func (k *Keys) publishLocked() (before, after *snapshot) {
 	return before, after
 }
 
-// merge makes one identity of all holdings of a KeyID, and puts them in order.
-func merge(sources map[string][]holding) *snapshot {
+// mergeLocked makes one identity of all holdings of a KeyID, and puts them in order.
+func (k *Keys) mergeLocked() *snapshot {
 	s := &snapshot{byID: map[KeyID]holding{}}
 	var order []KeyID
-	for _, name := range slices.Sorted(maps.Keys(sources)) {
-		for _, h := range sources[name] {
+	for _, name := range slices.Sorted(maps.Keys(k.sources)) {
+		for _, h := range k.sources[name] {
 			h.info.Paths = slices.Clone(h.info.Paths)
 			if other, ok := s.byID[h.info.ID]; ok {
 				h = unite(other, h)
@@ -160,6 +166,7 @@ func merge(sources map[string][]holding) *snapshot {
 		h := s.byID[id]
 		slices.Sort(h.info.Paths)
 		h.info.Paths = slices.Compact(h.info.Paths)
+		h.info.Confirm = h.info.Confirm || k.Demand != nil && k.Demand(h.info)
 		s.byID[id], s.list[i] = h, h.info
 	}
 	slices.SortStableFunc(s.list, func(a, b KeyInfo) int {
@@ -325,16 +332,17 @@ var errReplaced = errors.New("the key was replaced by one with other needs")
 func (k *Keys) useAs(ctx context.Context, w wish, info KeyInfo, do func(Key, secret.Bytes) error) error {
 	var used atomic.Pointer[holding] // the key that has seen the value last
 	u := Use{
-		ID:        info.ID.String(),
-		Subject:   info.Label,
-		NeedsAuth: info.NeedsAuth,
-		Confirm:   info.Confirm,
-		PIN:       info.Kind == KindTPM,
-		Caller:    w.Caller,
-		Reason:    w.Reason,
-		Scope:     w.Scope,
-		Purpose:   w.Purpose,
-		Guard:     guard{k, info.ID},
+		ID:          info.ID.String(),
+		Subject:     info.Label,
+		NeedsAuth:   info.NeedsAuth,
+		Confirm:     info.Confirm,
+		PIN:         info.Kind == KindTPM,
+		Caller:      w.Caller,
+		Reason:      w.Reason,
+		Scope:       w.Scope,
+		Purpose:     w.Purpose,
+		Fingerprint: Fingerprint(info.Public),
+		Guard:       guard{k, info.ID},
 		Forget: func() {
 			if h := used.Load(); h != nil {
 				if f, ok := h.key.(Forgetter); ok {

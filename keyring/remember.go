@@ -26,7 +26,7 @@ func (g *Gate) remember(a *attempt) {
 		return
 	}
 	left := g.Remember - age(a.entered)
-	if a.stale || a.use.Once || left <= 0 {
+	if a.stale || a.spent || left <= 0 {
 		return
 	}
 	// Two uses may have asked at the same time if the second came after the
