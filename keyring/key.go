@@ -51,6 +51,13 @@ type KeyInfo struct {
 	Confirm   bool             // each use wants the user's permission
 	Usages    Usages           // what the key is for; the zero value is signing alone
 	Origin    Origin           // what is certain of where it was made and has been
+
+	// Only names the one front end that may use the key, as Caller.FrontEnd does,
+	// because it alone can keep a promise that was made about the key; "": all may.
+	Only string
+	// Revision is another number whenever a file in Paths was replaced; 0 of a
+	// key without files.
+	Revision uint64
 }
 
 // A Key can sign. Implementations do not prompt, cache or judge: by the time

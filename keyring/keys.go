@@ -37,6 +37,7 @@ type Keys struct {
 	mu       sync.Mutex // one writer at a time
 	sources  map[string][]holding
 	watchers map[chan struct{}]struct{}
+	revision uint64 // the last KeyInfo.Revision given out
 }
 
 // Passphrases is a safe place for the passphrases of ordinary key files, such as
@@ -64,7 +65,7 @@ type snapshot struct {
 // A holding is a key with what it said of itself when its source gave it.
 type holding struct {
 	key  Key
-	info KeyInfo
+	info KeyInfo // with the revision that Keys gave it
 }
 
 // NewKeys returns an empty set whose keys are used through g.
@@ -109,7 +110,9 @@ func (k *Keys) Refresh() {
 	defer k.mu.Unlock()
 	for _, holdings := range k.sources {
 		for i := range holdings {
+			revision := holdings[i].info.Revision
 			holdings[i].info = holdings[i].key.Info()
+			holdings[i].info.Revision = revision
 		}
 	}
 	k.publishLocked()
@@ -118,12 +121,35 @@ func (k *Keys) Refresh() {
 func (k *Keys) replace(source string, holdings []holding) (before, after *snapshot) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.numberLocked(k.sources[source], holdings)
 	if len(holdings) == 0 {
 		delete(k.sources, source)
 	} else {
 		k.sources[source] = holdings
 	}
 	return k.publishLocked()
+}
+
+// numberLocked gives holdings with files their revisions: the one that the same
+// object had before, or a new one.
+func (k *Keys) numberLocked(before, now []holding) {
+	had := make(map[KeyID][]holding, len(before))
+	for _, h := range before {
+		had[h.info.ID] = append(had[h.info.ID], h)
+	}
+	for i, h := range now {
+		now[i].info.Revision = 0
+		if len(h.info.Paths) == 0 {
+			continue
+		}
+		same := slices.IndexFunc(had[h.info.ID], func(old holding) bool { return sameKey(old.key, h.key) })
+		if same >= 0 {
+			now[i].info.Revision = had[h.info.ID][same].info.Revision
+			continue
+		}
+		k.revision++
+		now[i].info.Revision = k.revision
+	}
 }
 
 // publishLocked makes a new snapshot of the sources, and tells the watchers if
@@ -189,6 +215,8 @@ func unite(a, b holding) holding {
 	a.info.Paths = append(a.info.Paths, b.info.Paths...)
 	// Whoever asked to be asked is asked.
 	a.info.Confirm = a.info.Confirm || b.info.Confirm
+	a.info.Only = cmp.Or(a.info.Only, b.info.Only)
+	a.info.Revision = max(a.info.Revision, b.info.Revision)
 	return a
 }
 
@@ -213,7 +241,8 @@ func firstPath(i KeyInfo) string {
 // sameInfo compares all of a KeyInfo; the ID stands for the public key.
 func sameInfo(a, b KeyInfo) bool {
 	return a.ID == b.ID && a.Label == b.Label && a.Kind == b.Kind && slices.Equal(a.Paths, b.Paths) &&
-		a.NeedsAuth == b.NeedsAuth && a.Confirm == b.Confirm && a.Usages == b.Usages && a.Origin == b.Origin
+		a.NeedsAuth == b.NeedsAuth && a.Confirm == b.Confirm && a.Usages == b.Usages && a.Origin == b.Origin &&
+		a.Only == b.Only && a.Revision == b.Revision
 }
 
 // sameKey reports whether two keys are one object. A type that cannot be
@@ -221,6 +250,10 @@ func sameInfo(a, b KeyInfo) bool {
 func sameKey(a, b Key) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
+
+// Gate returns what stands before every use of these keys, for uses of what is
+// not among them.
+func (k *Keys) Gate() *Gate { return k.gate }
 
 // List returns all keys in an order that stays: TPM keys first, then by first
 // path, keys without a file last. The slice is shared: do not modify it.
@@ -278,8 +311,12 @@ const maxReplaced = 3
 
 // Sign signs with a key after the Gate let the caller through. A key that is
 // replaced while the user is being asked signs with its replacement; one that
-// is removed is ErrNotFound. Other errors are the Gate's and the key's.
+// is removed is ErrNotFound; one that does not sign is ErrUnsupported, and nobody
+// is asked about it. Other errors are the Gate's and the key's.
 func (k *Keys) Sign(ctx context.Context, r SignRequest) (sig []byte, err error) {
+	if err := k.serves(r.Key, UsageSign, "sign"); err != nil {
+		return nil, err
+	}
 	err = k.use(ctx, wish{r.Caller, r.Key, r.Reason, r.Scope, r.Purpose}, func(key Key, auth secret.Bytes) (err error) {
 		sig, err = key.Sign(ctx, auth, r.Digest, r.Opts)
 		return err
@@ -330,6 +367,10 @@ var errReplaced = errors.New("the key was replaced by one with other needs")
 // useAs uses whatever key has the wish's ID by then, if it still asks for what
 // info says.
 func (k *Keys) useAs(ctx context.Context, w wish, info KeyInfo, do func(Key, secret.Bytes) error) error {
+	if info.Only != "" && info.Only != w.Caller.FrontEnd {
+		return fmt.Errorf("%s: %w: whoever added it allowed only some destinations, and only the %s can tell them apart",
+			info.Label, ErrDenied, info.Only)
+	}
 	var used atomic.Pointer[holding] // the key that has seen the value last
 	u := Use{
 		ID:          info.ID.String(),
@@ -364,7 +405,7 @@ func (k *Keys) useAs(ctx context.Context, w wish, info KeyInfo, do func(Key, sec
 		if err != nil {
 			return err
 		}
-		if h.info.NeedsAuth != info.NeedsAuth || h.info.Confirm && !info.Confirm {
+		if h.info.NeedsAuth != info.NeedsAuth || h.info.Confirm && !info.Confirm || h.info.Only != info.Only {
 			return errReplaced
 		}
 		used.Store(&h)

@@ -131,7 +131,7 @@ func TestGenerationChangesWithTheList(t *testing.T) {
 	step("nothing for nothing", false)
 	step("a key", true, k)
 	step("the same key", false, k)
-	step("a new object that says the same", false, newKey("key", "/key", false))
+	step("a new object: its file was replaced", true, newKey("key", "/key", false))
 	step("another label", true, newKey("renamed", "/key", false))
 	step("another path", true, newKey("renamed", "/moved", false))
 	step("another need", true, newKey("renamed", "/moved", true))
