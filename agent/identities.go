@@ -29,6 +29,9 @@ type identity struct {
 }
 
 func newIdentity(info keyring.KeyInfo) (*identity, error) {
+	if !info.Usages.Has(keyring.UsageSign) {
+		return nil, fmt.Errorf("%w: the key does not sign", keyring.ErrUnsupported)
+	}
 	pub, err := ssh.NewPublicKey(info.Public)
 	if err != nil {
 		return nil, fmt.Errorf("ssh public key: %w", err)

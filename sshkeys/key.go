@@ -15,8 +15,8 @@ import (
 	"github.com/keyringd/keyringd/keyring"
 )
 
-// A Key is the private key in one file. It implements keyring.Key and
-// keyring.Forgetter.
+// A Key is the private key in one file. It implements keyring.Key,
+// keyring.Decrypter, keyring.Deriver and keyring.Forgetter.
 type Key struct {
 	path      string
 	encrypted bool
@@ -59,7 +59,7 @@ func (k *Key) Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts c
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := k.capable(digest, opts); err != nil {
+	if err := capable(k.Info().Public, digest, opts); err != nil {
 		return nil, err
 	}
 	s, err := k.signer(ctx, auth)
@@ -74,9 +74,9 @@ func (k *Key) Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts c
 }
 
 // capable refuses schemes before anything is decrypted for them.
-func (k *Key) capable(digest []byte, opts crypto.SignerOpts) error {
+func capable(pub crypto.PublicKey, digest []byte, opts crypto.SignerOpts) error {
 	hash := opts.HashFunc()
-	if _, ok := k.Info().Public.(ed25519.PublicKey); ok {
+	if _, ok := pub.(ed25519.PublicKey); ok {
 		if hash != 0 {
 			return fmt.Errorf("%w: ed25519 signs whole messages, not digests", keyring.ErrUnsupported)
 		}

@@ -80,6 +80,7 @@ func (e *entry) become(path string, pub crypto.PublicKey) error {
 	e.key = newKey(path, e.sketch.encrypted, keyring.KeyInfo{
 		ID: id, Kind: keyring.KindFile, Public: pub,
 		Paths: []string{path}, NeedsAuth: e.sketch.encrypted,
+		Usages: usagesOf(pub),
 	})
 	return nil
 }

@@ -264,11 +264,19 @@ func (d *Device) Prove(ctx context.Context, f *keyfile.File, auth secret.Bytes) 
 	}
 	defer k.Close()
 	k.counted = false
-	hash := k.Hash()
-	digest := make([]byte, hash.Size())
-	_, _ = rand.Read(digest)
-	// Sign checks the signature against the public key.
-	if _, err := k.Sign(ctx, auth, digest, hash); err != nil {
+	switch {
+	case k.shape.sign || k.shape.raw:
+		hash := k.Hash()
+		digest := make([]byte, hash.Size())
+		_, _ = rand.Read(digest)
+		// Sign checks the signature against the public key.
+		_, err = k.Sign(ctx, auth, digest, hash)
+	case k.shape.derive:
+		err = k.proveDerive(ctx, auth)
+	default:
+		err = k.proveDecrypt(ctx, auth)
+	}
+	if err != nil {
 		return fmt.Errorf("prove the key: %w", err)
 	}
 	return nil

@@ -27,6 +27,9 @@ var (
 	ErrWrongTPM = errors.New("not the TPM this key was made for")
 	// ErrUnsupported: the key or the TPM cannot do what was asked.
 	ErrUnsupported = errors.New("not supported")
+	// ErrCiphertext: what was to be decrypted is not for this key, padding and
+	// label. It says no more on purpose.
+	ErrCiphertext = errors.New("the data cannot be decrypted with this key")
 	// ErrUnavailable: there is no TPM, or it does not answer as it should.
 	ErrUnavailable = errors.New("the TPM is not available")
 )
@@ -106,7 +109,7 @@ func garbled(err error) bool {
 // known says whether an error is already one of those that callers tell apart.
 func known(err error) bool {
 	for _, s := range []error{
-		ErrAuthFailed, ErrLockedOut, ErrLastTry, ErrWrongTPM, ErrUnsupported, ErrUnavailable,
+		ErrAuthFailed, ErrLockedOut, ErrLastTry, ErrWrongTPM, ErrUnsupported, ErrCiphertext, ErrUnavailable,
 		link.ErrGone, errStale, errNeedAuth, errBadSignature, context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, s) {

@@ -45,7 +45,8 @@ type Key struct {
 
 // Key makes a key of a file, which must be loadable or importable. It touches
 // no TPM, and keeps nothing of f. It returns an error that wraps ErrUnsupported
-// if the key cannot sign or its policy has steps that are not known.
+// if the key can neither sign nor decrypt nor derive, or its policy has steps
+// that are not known.
 func (d *Device) Key(f *keyfile.File) (*Key, error) {
 	if f.Type != keyfile.Loadable && f.Type != keyfile.Importable {
 		return nil, fmt.Errorf("%w: the file holds sealed data, not a key", ErrUnsupported)
@@ -119,22 +120,32 @@ func (k *Key) public2B() tpm2.TPM2BPublic {
 // Errors wrap the sentinels of this package: ErrLastTry if nobody called
 // [Device.Lockout] since the TPM was reset and a wrong auth value could lock it.
 func (k *Key) Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if k.closed.Load() {
-		return nil, fmt.Errorf("%w: the key was closed", ErrUnavailable)
-	}
 	p, err := k.plan(digest, opts)
 	if err != nil {
 		return nil, err
 	}
+	var sig []byte
+	err = k.use(ctx, auth, func(ctx context.Context, s *space, auth secret.Bytes) (err error) {
+		sig, err = s.sign(ctx, k, p, auth)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sig, nil
+}
+
+// use runs op with a turn at the space where the key lives, and with a copy of
+// its auth value; it asks for those of parents that it turns out to need.
+func (k *Key) use(ctx context.Context, auth secret.Bytes, op func(context.Context, *space, secret.Bytes) error) error {
+	if k.closed.Load() {
+		return fmt.Errorf("%w: the key was closed", ErrUnavailable)
+	}
 	// The turn may outlast this call, and with it what was borrowed.
 	mine := auth.Clone()
-	var sig []byte
-	op := func(ctx context.Context, s *space) (err error) {
-		sig, err = s.sign(ctx, k, p, mine)
-		return err
-	}
+	var err error
 	for asked := 0; ; asked++ {
-		err = k.d.useFor(ctx, k, op)
+		err = k.d.useFor(ctx, k, func(ctx context.Context, s *space) error { return op(ctx, s, mine) })
 		var need *needAuthError
 		if !errors.As(err, &need) {
 			break
@@ -150,10 +161,7 @@ func (k *Key) Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts c
 	if err == nil || ctx.Err() == nil {
 		mine.Wipe() // otherwise a turn may still be using it; its memory wipes itself when collected
 	}
-	if err != nil {
-		return nil, err
-	}
-	return sig, nil
+	return err
 }
 
 // maxAsked bounds how often the auth value of a parent is asked for: once, and
@@ -177,7 +185,7 @@ func (k *Key) verify(p *plan, sig []byte) error {
 		}
 	case *rsa.PublicKey:
 		if p.pss != nil {
-			if rsa.VerifyPSS(pub, p.hash, p.digest, sig, p.pss) == nil {
+			if k.fitsPSS(pub, p, sig) {
 				return nil
 			}
 			loose := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto}
@@ -191,6 +199,17 @@ func (k *Key) verify(p *plan, sig []byte) error {
 		}
 	}
 	return errBadSignature
+}
+
+// fitsPSS says whether a signature is one with the salt that was asked for.
+func (k *Key) fitsPSS(pub *rsa.PublicKey, p *plan, sig []byte) bool {
+	want := *p.pss
+	if want.SaltLength != noSalt {
+		return rsa.VerifyPSS(pub, p.hash, p.digest, sig, &want) == nil
+	}
+	// Without salt there is but one encoded message.
+	em, err := padPSS(pub, p.hash, p.digest, noSalt)
+	return err == nil && bytes.Equal(encrypt(pub, sig), em)
 }
 
 var errBadSignature = errors.New("the TPM's signature does not fit the key")

@@ -27,6 +27,10 @@ type shape struct {
 	natural crypto.Hash           // the hash that fits the curve
 	sign    bool
 	raw     bool // RSA without any padding of the TPM's
+	derive  bool
+
+	padding     tpm2.TPMAlgID // of an RSA key that decrypts one only; 0: none or any
+	paddingHash crypto.Hash
 }
 
 var algHash = map[tpm2.TPMIAlgHash]crypto.Hash{
@@ -49,8 +53,8 @@ func shapeOf(pub *tpm2.TPMTPublic) (shape, error) {
 	switch {
 	case a.Restricted:
 		return sh, fmt.Errorf("%w: a restricted key signs only what the TPM has made itself", ErrUnsupported)
-	case !a.SignEncrypt && (!a.Decrypt || pub.Type != tpm2.TPMAlgRSA):
-		return sh, fmt.Errorf("%w: the key is not one that signs", ErrUnsupported)
+	case !a.SignEncrypt && !a.Decrypt:
+		return sh, fmt.Errorf("%w: the key neither signs nor decrypts", ErrUnsupported)
 	}
 	switch pub.Type {
 	case tpm2.TPMAlgECC:
@@ -76,9 +80,13 @@ func eccShape(pub *tpm2.TPMTPublic, sh shape) (shape, error) {
 	default:
 		return sh, fmt.Errorf("%w: curve %#x", ErrUnsupported, uint16(parms.CurveID))
 	}
+	sh.derive = pub.ObjectAttributes.Decrypt
 	switch parms.Scheme.Scheme {
 	case tpm2.TPMAlgNull:
+	case tpm2.TPMAlgECDH:
+		sh.sign = false
 	case tpm2.TPMAlgECDSA:
+		sh.derive = false
 		sh.scheme = tpm2.TPMAlgECDSA
 		d, err := parms.Scheme.Details.ECDSA()
 		if err != nil {
@@ -89,6 +97,9 @@ func eccShape(pub *tpm2.TPMTPublic, sh shape) (shape, error) {
 		}
 	default:
 		return sh, fmt.Errorf("%w: signing scheme %#x", ErrUnsupported, uint16(parms.Scheme.Scheme))
+	}
+	if !sh.sign && !sh.derive {
+		return sh, fmt.Errorf("%w: the key neither signs nor derives", ErrUnsupported)
 	}
 	return sh, nil
 }
@@ -103,6 +114,19 @@ func rsaShape(pub *tpm2.TPMTPublic, sh shape) (shape, error) {
 	switch parms.Scheme.Scheme {
 	case tpm2.TPMAlgNull:
 		sh.raw = pub.ObjectAttributes.Decrypt
+		return sh, nil
+	case tpm2.TPMAlgRSAES:
+		sh.padding, sh.sign = tpm2.TPMAlgRSAES, false
+		return sh, nil
+	case tpm2.TPMAlgOAEP:
+		d, err := parms.Scheme.Details.OAEP()
+		if err != nil {
+			return sh, err
+		}
+		sh.padding, sh.sign = tpm2.TPMAlgOAEP, false
+		if sh.paddingHash = algHash[d.HashAlg]; sh.paddingHash == 0 {
+			return sh, fmt.Errorf("%w: OAEP with hash %#x", ErrUnsupported, uint16(d.HashAlg))
+		}
 		return sh, nil
 	case tpm2.TPMAlgRSASSA:
 		d, err := parms.Scheme.Details.RSASSA()
@@ -165,10 +189,13 @@ func sigScheme(alg tpm2.TPMIAlgSigScheme, hash tpm2.TPMIAlgHash) tpm2.TPMTSigSch
 // §6.4). Cutting a digest there, or putting zeros in front of a shorter one,
 // changes nothing, and lets any digest pass for one of the curve's own hash.
 func (k *Key) planECDSA(p *plan) error {
-	if len(p.digest) == 0 {
+	sh := k.shape
+	switch {
+	case !sh.sign:
+		return fmt.Errorf("%w: the key does not sign", ErrUnsupported)
+	case len(p.digest) == 0:
 		return fmt.Errorf("%w: an empty digest", ErrUnsupported)
 	}
-	sh := k.shape
 	if sh.hash != 0 {
 		if p.hash != sh.hash {
 			return fmt.Errorf("%w: the key signs only %s", ErrUnsupported, sh.hash)
@@ -233,6 +260,9 @@ func (k *Key) planPSS(p *plan) error {
 		if p.pss.SaltLength != rsa.PSSSaltLengthAuto {
 			return nil
 		}
+	}
+	if p.pss.SaltLength == noSalt {
+		return fmt.Errorf("%w: the TPM would choose the salt itself, and there is to be none", ErrUnsupported)
 	}
 	if alg, ok := hashAlg[p.hash]; ok && sh.sign {
 		p.send, p.scheme = p.digest, sigScheme(tpm2.TPMAlgRSAPSS, alg)
@@ -310,6 +340,10 @@ func digestInfo(hash crypto.Hash, n int) ([]byte, error) {
 	return append(p, 0x05, 0, 0x04, byte(n)), nil
 }
 
+// noSalt asks for PSS without salt, as 0 asks for any length. The number is the
+// core's, too.
+const noSalt = -2
+
 // padPSS makes EMSA-PSS. RFC 8017 §9.1.1.
 func padPSS(pub *rsa.PublicKey, hash crypto.Hash, digest []byte, saltLength int) ([]byte, error) {
 	bits := pub.N.BitLen() - 1
@@ -320,6 +354,8 @@ func padPSS(pub *rsa.PublicKey, hash crypto.Hash, digest []byte, saltLength int)
 		saltLength = size - 2 - hLen
 	case rsa.PSSSaltLengthEqualsHash:
 		saltLength = hLen
+	case noSalt:
+		saltLength = 0
 	}
 	if saltLength < 0 || size < hLen+saltLength+2 {
 		return nil, fmt.Errorf("%w: a PSS salt of %d bytes", ErrUnsupported, saltLength)

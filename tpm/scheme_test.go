@@ -168,7 +168,7 @@ func TestKeysThatCannotSign(t *testing.T) {
 	})
 	storage := sim.ToolKey(t, tpmtest.ToolKey{
 		Alg:        "ecc256",
-		Attributes: "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|decrypt|noda",
+		Attributes: "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|decrypt|noda",
 	})
 	d := newDevice(t, sim.Address(), Options{})
 	for name, file := range map[string][]byte{"restricted": restricted, "storage": storage} {

@@ -147,7 +147,7 @@ func (s *space) unseal(ctx context.Context, k *Key, h tpm2.TPMHandle, auth secre
 		err = try(answers{cipher.with(auth, true)})
 	}
 	if err != nil {
-		return secret.Bytes{}, s.signRefused(err)
+		return secret.Bytes{}, s.useRefused(err)
 	}
 	return out, nil
 }

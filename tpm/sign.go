@@ -12,24 +12,48 @@ import (
 
 // sign makes one signature. It may be played again from the start.
 func (s *space) sign(ctx context.Context, k *Key, p *plan, auth secret.Bytes) ([]byte, error) {
+	var sig []byte
+	err := s.authorized(ctx, k, auth, false, func(key tpm2.AuthHandle, _ ...tpm2.Session) (err error) {
+		sig, err = s.signWith(k, p, key)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := k.verify(p, sig); err != nil {
+		return nil, err
+	}
+	return sig, nil
+}
+
+// authorized calls send with the key, loaded and with what authorizes its use.
+// With hidden set, the first parameter of the answer comes encrypted, by that
+// session or by the ones that are given along. It may be played again from the
+// start.
+func (s *space) authorized(ctx context.Context, k *Key, auth secret.Bytes, hidden bool, send func(tpm2.AuthHandle, ...tpm2.Session) error) error {
 	s.inUse, s.inUsePar, s.inUseSes = nil, nil, nil
 	withAuth := k.usesAuth(auth)
 	if withAuth {
 		if err := k.fits(auth); err != nil {
-			return nil, err
+			return err
 		}
 		if k.counted {
 			if err := s.mayTry(); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
 	h, err := s.resident(ctx, k)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var sig []byte
-	try := func(a tpm2.Session) (err error) {
+	var ses *session
+	if hidden || withAuth && len(k.policy) == 0 {
+		if ses, err = s.keySession(k); err != nil {
+			return s.useRefused(err)
+		}
+	}
+	try := func(a tpm2.Session, extra ...tpm2.Session) error {
 		if s.d.addr.ResourceManager {
 			if err := s.dropTransient(); err != nil {
 				return err
@@ -39,27 +63,27 @@ func (s *space) sign(ctx context.Context, k *Key, p *plan, auth secret.Bytes) ([
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		sig, err = s.signWith(k, p, tpm2.AuthHandle{Handle: h, Name: k.name, Auth: a})
-		return err
+		return send(tpm2.AuthHandle{Handle: h, Name: k.name, Auth: a}, extra...)
 	}
 	switch {
 	case len(k.policy) > 0:
-		err = s.underPolicy(k, auth, try)
+		err = s.underPolicy(k, auth, func(a tpm2.Session) error {
+			if !hidden {
+				return try(a)
+			}
+			return try(a, answers{ses.with(secret.Bytes{}, false)})
+		})
+	case hidden:
+		err = try(answers{ses.with(auth, true)})
 	case withAuth:
-		var ses *session
-		if ses, err = s.keySession(k); err == nil {
-			err = try(ses.with(auth, true))
-		}
+		err = try(ses.with(auth, true))
 	default:
 		err = try(empty())
 	}
 	if err != nil {
-		return nil, s.signRefused(err)
+		return s.useRefused(err)
 	}
-	if err := k.verify(p, sig); err != nil {
-		return nil, err
-	}
-	return sig, nil
+	return nil
 }
 
 // usesAuth says whether an auth value will be sent: then, and only then, a try
@@ -86,8 +110,8 @@ func (k *Key) fits(auth secret.Bytes) error {
 	return nil
 }
 
-// signRefused says what the TPM's refusal to sign means.
-func (s *space) signRefused(err error) error {
+// useRefused says what the TPM's refusal to use a key means.
+func (s *space) useRefused(err error) error {
 	var policy *PolicyError
 	switch {
 	case known(err) || errors.As(err, &policy):
@@ -97,15 +121,15 @@ func (s *space) signRefused(err error) error {
 	case isAny(err, tpm2.TPMRCAuthUnavailable):
 		return &PolicyError{Step: "the key can only be used under a policy that its file does not have", Err: err}
 	case isUnsupported(err):
-		return fmt.Errorf("%w: sign: %w", ErrUnsupported, err)
+		return fmt.Errorf("%w: use the key: %w", ErrUnsupported, err)
 	}
-	return s.refused(fmt.Errorf("sign: %w", err))
+	return s.refused(fmt.Errorf("use the key: %w", err))
 }
 
 // signWith sends the one command that signs.
 func (s *space) signWith(k *Key, p *plan, key tpm2.AuthHandle) ([]byte, error) {
 	if p.send == nil || p.padded != nil && s.d.lacksHash(p) {
-		return s.decrypt(k, p, key)
+		return s.signBare(k, p, key)
 	}
 	scheme := p.scheme
 	rsp, err := tpm2.Sign{
@@ -119,22 +143,29 @@ func (s *space) signWith(k *Key, p *plan, key tpm2.AuthHandle) ([]byte, error) {
 			return nil, err
 		}
 		s.d.learnLack(p)
-		return s.decrypt(k, p, key)
+		return s.signBare(k, p, key)
 	}
 	return signature(&rsp.Signature, k.shape.size)
 }
 
-// decrypt makes an RSA signature over what was padded here: the private key
+// signBare makes an RSA signature over what was padded here: the private key
 // operation is the same for both. It serves where the TPM does not know a hash.
-func (s *space) decrypt(k *Key, p *plan, key tpm2.AuthHandle) ([]byte, error) {
+func (s *space) signBare(k *Key, p *plan, key tpm2.AuthHandle) ([]byte, error) {
+	return s.bareRSA(k, p.padded, key)
+}
+
+// bareRSA is the private key operation without any padding. Part 3,
+// "TPM2_RSA_Decrypt", TPM_ALG_NULL.
+func (s *space) bareRSA(k *Key, block []byte, key tpm2.AuthHandle, extra ...tpm2.Session) ([]byte, error) {
 	rsp, err := tpm2.RSADecrypt{
 		KeyHandle:  key,
-		CipherText: tpm2.TPM2BPublicKeyRSA{Buffer: p.padded},
+		CipherText: tpm2.TPM2BPublicKeyRSA{Buffer: block},
 		InScheme:   tpm2.TPMTRSADecrypt{Scheme: tpm2.TPMAlgNull},
-	}.Execute(s)
+	}.Execute(s, extra...)
 	if err != nil {
 		return nil, err
 	}
+	defer clear(rsp.Message.Buffer)
 	return pad(rsp.Message.Buffer, k.shape.size)
 }
 
@@ -166,7 +197,7 @@ func signature(sig *tpm2.TPMTSignature, size int) ([]byte, error) {
 // pad puts zeros in front up to the size of the modulus.
 func pad(b []byte, size int) ([]byte, error) {
 	if len(b) > size {
-		return nil, fmt.Errorf("a signature of %d bytes from a key of %d", len(b), size)
+		return nil, fmt.Errorf("a number of %d bytes from a key of %d", len(b), size)
 	}
 	return append(make([]byte, size-len(b)), b...), nil
 }

@@ -15,6 +15,7 @@ var table = []struct{ from, to error }{
 	{tpm.ErrLastTry, keyring.ErrTryWithheld},
 	{tpm.ErrLockedOut, keyring.ErrLockedOut},
 	{tpm.ErrUnsupported, keyring.ErrUnsupported},
+	{tpm.ErrCiphertext, &keyring.CiphertextError{}},
 	{tpm.ErrWrongTPM, keyring.ErrUnavailable},
 	{tpm.ErrUnavailable, keyring.ErrUnavailable},
 }

@@ -103,8 +103,10 @@ func (s *Set) entry(path string, file *keyfile.File) (*entry, error) {
 		return nil, err
 	}
 	k := &Key{path: path, dev: s.dev, key: key, counted: file.DAProtected(), changed: s.keys.Refresh}
+	usages, origin := abilities(key.Traits())
 	k.info.Store(&keyring.KeyInfo{
 		ID: id, Kind: keyring.KindTPM, Public: pub, Paths: []string{path}, NeedsAuth: file.NeedsAuth(),
+		Usages: usages, Origin: origin,
 	})
 	return &entry{key: k, wire: pubfile.Wire(pub), description: file.Description}, nil
 }

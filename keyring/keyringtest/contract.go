@@ -23,8 +23,9 @@ import (
 	"github.com/keyringd/keyringd/keyring"
 )
 
-// TestKey checks that what newKey makes keeps the contract of keyring.Key, and
-// of keyring.Guarded and keyring.Forgetter where it implements them. newKey is
+// TestKey checks that what newKey makes keeps the contract of keyring.Key, and of
+// keyring.Decrypter, keyring.Deriver, keyring.Guarded and keyring.Forgetter where
+// it implements them. newKey is
 // called once for each subtest; all its keys may be on one device, and may be
 // one key. auth is the right authorization value, empty where none is needed.
 //
@@ -47,6 +48,8 @@ func TestKey(t *testing.T, newKey func(t *testing.T) (k keyring.Key, auth string
 	run("Cancelled", testCancelled)
 	run("BorrowsArguments", testBorrows)
 	run("Concurrent", testConcurrent)
+	run("Decrypt", testDecrypt)
+	run("Derive", testDerive)
 	run("Tries", testTries)
 	run("Forget", testForget)
 	run("WrongAuth", testWrongAuth)

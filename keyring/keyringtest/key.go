@@ -93,8 +93,8 @@ type FakeKey struct {
 	Auth    string      // the right value, if KeyInfo.NeedsAuth
 	Device  *FakeDevice // may be shared with other keys; nil: nothing is counted
 
-	// Hook, if set, is called at the start of each Sign; what it returns fails
-	// the Sign before the value is looked at.
+	// Hook, if set, is called at the start of each use; what it returns fails it
+	// before the value is looked at.
 	Hook func(ctx context.Context) error
 
 	signer crypto.Signer
@@ -115,6 +115,7 @@ func NewFakeKey(signer crypto.Signer, kind keyring.Kind, label string, paths ...
 		signer: signer,
 		KeyInfo: keyring.KeyInfo{
 			ID: id, Label: label, Kind: kind, Public: signer.Public(), Paths: paths,
+			Usages: usages(signer.Public()),
 		},
 	}
 }
@@ -130,28 +131,8 @@ func (k *FakeKey) Info() keyring.KeyInfo { return k.KeyInfo }
 
 // Sign checks auth and signs.
 func (k *FakeKey) Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
+	if err := k.admit(ctx, auth, func() error { return k.supports(digest, opts) }); err != nil {
 		return nil, err
-	}
-	if k.Hook != nil {
-		if err := k.Hook(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err := k.supports(digest, opts); err != nil {
-		return nil, err
-	}
-	if k.KeyInfo.NeedsAuth {
-		right := secret.Copy([]byte(k.Auth))
-		ok := auth.Equal(right)
-		right.Wipe()
-		device := k.Device
-		if device == nil {
-			device = &FakeDevice{}
-		}
-		if err := device.Try(ok); err != nil {
-			return nil, fmt.Errorf("%s: %w", k.KeyInfo.Label, err)
-		}
 	}
 	sig, err := k.signer.Sign(rand.Reader, digest, opts)
 	if err != nil {
@@ -161,6 +142,32 @@ func (k *FakeKey) Sign(ctx context.Context, auth secret.Bytes, digest []byte, op
 	defer k.mu.Unlock()
 	k.signed++
 	return sig, nil
+}
+
+// admit checks what a use asks for, and then auth.
+func (k *FakeKey) admit(ctx context.Context, auth secret.Bytes, supported func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if k.Hook != nil {
+		if err := k.Hook(ctx); err != nil {
+			return err
+		}
+	}
+	if err := supported(); err != nil || !k.KeyInfo.NeedsAuth {
+		return err
+	}
+	right := secret.Copy([]byte(k.Auth))
+	ok := auth.Equal(right)
+	right.Wipe()
+	device := k.Device
+	if device == nil {
+		device = &FakeDevice{}
+	}
+	if err := device.Try(ok); err != nil {
+		return fmt.Errorf("%s: %w", k.KeyInfo.Label, err)
+	}
+	return nil
 }
 
 func (k *FakeKey) supports(digest []byte, opts crypto.SignerOpts) error {
