@@ -79,7 +79,7 @@ func (p *Askpass) choose(ctx context.Context, q prompt.Question, text string) (p
 		if err != nil {
 			return prompt.Answer{}, err
 		}
-		again, err := p.run(ctx, "Repeat the new "+word(q)+" for:\n"+fit(q.Subject, maxField)+"\n"+label(q)+" ", "")
+		again, err := p.run(ctx, "Repeat the new "+word(q)+" for:\n"+fit(q.Subject, maxFields[0])+"\n"+label(q)+" ", "")
 		same := err == nil && again.Equal(first)
 		again.Wipe()
 		if same {

@@ -65,6 +65,14 @@ func fakePinentry(mode, log string) {
 	if p, ok := strings.CutPrefix(mode, "pins:"); ok {
 		pins = strings.Split(p, ",")
 	}
+	manner, term, choosy := strings.Cut(mode, ":")
+	choosy = choosy && (manner == "rich" || manner == "poor")
+	wish := func(r *assuan.Request) error {
+		if !choosy {
+			return nil
+		}
+		return errors.Join(r.Status("KEYRINGD_TERM", term), r.Status("KEYRINGD_AUTOMATIC", ""))
+	}
 	ready := func(r *assuan.Request) error {
 		record(log, "%s", strings.TrimSpace(r.Name+" "+r.Arg))
 		return nil
@@ -73,7 +81,7 @@ func fakePinentry(mode, log string) {
 	handlers := map[string]assuan.Handler{
 		"OPTION": func(r *assuan.Request) error {
 			_ = ready(r)
-			if mode == "plain" || mode != "rich" && strings.HasPrefix(r.Arg, "keyringd-") {
+			if mode == "plain" || manner != "rich" && strings.HasPrefix(r.Arg, "keyringd-") {
 				return assuan.Errorf(assuan.CodeUnknownOption, "Unknown option")
 			}
 			return nil
@@ -90,6 +98,9 @@ func fakePinentry(mode, log string) {
 			if err := answer(mode); err != nil {
 				return err
 			}
+			if err := wish(r); err != nil {
+				return err
+			}
 			pin := pins[0]
 			pins = append(pins[1:], pin)
 			if repeat && mode == "repeat" {
@@ -102,7 +113,7 @@ func fakePinentry(mode, log string) {
 			half := len(pin) / 2
 			return errors.Join(r.Data(secret.From([]byte(pin[:half]))), r.Data(secret.From([]byte(pin[half:]))))
 		},
-		"CONFIRM": func(r *assuan.Request) error { _ = ready(r); return answer(mode) },
+		"CONFIRM": func(r *assuan.Request) error { _ = ready(r); return errors.Join(wish(r), answer(mode)) },
 		"MESSAGE": func(r *assuan.Request) error { _ = ready(r); return answer(mode) },
 	}
 	if mode == "no-message" {

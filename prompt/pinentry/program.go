@@ -19,8 +19,11 @@ import (
 // question. Its fields may not be changed once it is used.
 //
 // A program that knows an option "keyringd-kind" is given the question's parts
-// as further options, keyringd-subject, -reason, -caller, -warning, -retry,
-// -left, -pin and -remember (in seconds), beside the texts every pinentry gets.
+// as further options, keyringd-subject, -fingerprint, -host, -host-warning,
+// -through, -reason, -caller, -warning, -retry, -left, -pin, -remember (in
+// seconds), -terms and -automatic, beside the texts every pinentry gets. It may
+// say before its answer, on status lines, KEYRINGD_TERM with once, for-a-while or
+// until-lock, and KEYRINGD_AUTOMATIC, where that was offered.
 //
 // A program that cannot be started, dies, talks nonsense, or finds no place to
 // show a question is an [prompt.ErrUnavailable]; a question that was closed,
@@ -58,8 +61,9 @@ func (p *Program) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer,
 	stderr, err := run(ctx, cmd, true, func(c *child) error {
 		d := dialog{p: p, c: c, q: q, cl: assuan.NewClient(c.stdout, c.stdin)}
 		defer d.cl.Close()
+		defer func() { a = d.answer }()
 		var err error
-		a.Passphrase, err = d.run()
+		d.answer.Passphrase, err = d.run()
 		return err
 	})
 	restore()
@@ -91,12 +95,14 @@ type dialog struct {
 	c        *child
 	q        prompt.Question
 	cl       *assuan.Client
+	rich     bool // the program knows a question's parts
 	repeated bool // the program itself asked for the passphrase twice
+	answer   prompt.Answer
 }
 
 func (d *dialog) run() (secret.Bytes, error) {
 	stop := d.c.within(readyWithin, errNotReady)
-	d.cl.Status = func(keyword, _ string) { d.repeated = d.repeated || keyword == "PIN_REPEATED" }
+	d.cl.Status = d.status
 	err := d.prepare()
 	stop()
 	if err != nil {
@@ -111,6 +117,26 @@ func (d *dialog) run() (secret.Bytes, error) {
 	}
 	_, _ = d.cl.Do("BYE") // it has answered; how it says goodbye is its own affair
 	return pin, nil
+}
+
+// status takes what a program says beside its answer. What it was not offered,
+// it cannot choose.
+func (d *dialog) status(keyword, text string) {
+	switch keyword {
+	case "PIN_REPEATED":
+		d.repeated = true
+	case "KEYRINGD_TERM":
+		if term, ok := terms()[text]; ok && d.rich && d.q.Terms {
+			d.answer.Term, d.answer.Chosen = term, true
+		}
+	case "KEYRINGD_AUTOMATIC":
+		d.answer.Automatic = d.rich && d.q.Automatic
+	}
+}
+
+// terms are the words for a term on a status line.
+func terms() map[string]prompt.Term {
+	return map[string]prompt.Term{"once": prompt.Once, "for-a-while": prompt.ForAWhile, "until-lock": prompt.UntilLock}
 }
 
 // outcome says what a failed command means.
@@ -164,8 +190,9 @@ func (d *dialog) prepare() error {
 	if err := d.options(); err != nil {
 		return err
 	}
-	rich, err := d.try(set("OPTION", "keyringd-kind="+kindName(d.q.Kind)))
-	if err == nil && rich {
+	var err error
+	d.rich, err = d.try(set("OPTION", "keyringd-kind="+kindName(d.q.Kind)))
+	if err == nil && d.rich {
 		err = d.parts()
 	}
 	if err != nil {
@@ -267,6 +294,10 @@ func (d *dialog) parts() error {
 	}
 	for _, o := range [][2]string{
 		{"subject", d.q.Subject},
+		{"fingerprint", d.q.Fingerprint},
+		{"host", d.q.Host},
+		{"host-warning", d.q.HostWarning},
+		{"through", d.q.Through},
 		{"reason", d.q.Reason},
 		{"caller", d.q.Caller},
 		{"warning", d.q.Warning},
@@ -274,6 +305,8 @@ func (d *dialog) parts() error {
 		{"left", number(d.q.Left)},
 		{"pin", flag(d.q.PIN)},
 		{"remember", number(int(d.q.Remember / time.Second))},
+		{"terms", flag(d.q.Terms)},
+		{"automatic", flag(d.q.Automatic)},
 	} {
 		if o[1] == "" {
 			continue
@@ -346,9 +379,7 @@ func (d *dialog) choose() (secret.Bytes, error) {
 }
 
 func (d *dialog) repeat() (secret.Bytes, error) {
-	q := d.q
-	q.Warning, q.Reason, q.Remember = "", "", 0
-	if err := d.tryAll(set("SETDESC", "Repeat the new "+word(q)+" for:\n"+fit(q.Subject, maxField))); err != nil {
+	if err := d.tryAll(set("SETDESC", "Repeat the new "+word(d.q)+" for:\n"+fit(d.q.Subject, maxFields[0]))); err != nil {
 		return secret.Bytes{}, err
 	}
 	return d.cl.Do("GETPIN")

@@ -65,14 +65,49 @@ func TestPassphrase(t *testing.T) {
 
 func TestRichProgramGetsTheParts(t *testing.T) {
 	p, said := program(t, "rich")
-	if _, err := p.Prompt(t.Context(), question); err != nil {
+	q := question
+	q.Fingerprint, q.Host, q.HostWarning, q.Through = "SHA256:abc", "git.example.org", "not verified", "gw → build7"
+	q.Terms, q.Automatic = true, true
+	if _, err := p.Prompt(t.Context(), q); err != nil {
 		t.Fatal(err)
 	}
-	want := "OPTION keyringd-kind=passphrase\nOPTION keyringd-subject=work laptop\nOPTION keyringd-reason=sign in as mia\n" +
+	want := "OPTION keyringd-kind=passphrase\nOPTION keyringd-subject=work laptop\n" +
+		"OPTION keyringd-fingerprint=SHA256:abc\nOPTION keyringd-host=git.example.org\nOPTION keyringd-host-warning=not verified\n" +
+		"OPTION keyringd-through=gw → build7\nOPTION keyringd-reason=sign in as mia\n" +
 		"OPTION keyringd-caller=ssh (4711) ← git ← zsh\nOPTION keyringd-warning=50 % of it\nOPTION keyringd-retry=1\n" +
-		"OPTION keyringd-left=2\nOPTION keyringd-pin=1\nOPTION keyringd-remember=600\n"
+		"OPTION keyringd-left=2\nOPTION keyringd-pin=1\nOPTION keyringd-remember=600\n" +
+		"OPTION keyringd-terms=1\nOPTION keyringd-automatic=1\n"
 	if s := said(); !strings.Contains(s, want) {
 		t.Errorf("told:\n%s", s)
+	}
+}
+
+// What the user chose beside the answer comes on status lines. A program that
+// never heard of the choice has made none, whatever it says.
+func TestTerms(t *testing.T) {
+	for _, kind := range []prompt.Kind{prompt.Passphrase, prompt.NewPassphrase, prompt.Confirm} {
+		for _, c := range []struct {
+			mode      string
+			offered   bool
+			term      prompt.Term
+			chosen    bool
+			automatic bool
+		}{
+			{"rich:once", true, prompt.Once, true, true},
+			{"rich:for-a-while", true, prompt.ForAWhile, true, true},
+			{"rich:until-lock", true, prompt.UntilLock, true, true},
+			{"rich:for ever", true, prompt.Once, false, true},
+			{"rich:until-lock", false, prompt.Once, false, false},
+			{"poor:until-lock", true, prompt.Once, false, false},
+			{"rich", true, prompt.Once, false, false},
+		} {
+			p, _ := program(t, c.mode)
+			a, err := p.Prompt(t.Context(), prompt.Question{Kind: kind, Subject: "x", Terms: c.offered, Automatic: c.offered})
+			a.Passphrase.Wipe()
+			if err != nil || a.Term != c.term || a.Chosen != c.chosen || a.Automatic != c.automatic {
+				t.Errorf("%s, %s, offered %v: %+v %v", kindName(kind), c.mode, c.offered, a, err)
+			}
+		}
 	}
 }
 

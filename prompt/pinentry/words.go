@@ -10,25 +10,42 @@ import (
 	"github.com/keyringd/keyringd/prompt"
 )
 
-// maxField is how many bytes of a line one of a question's texts may take: four
-// of them and what is around them fit into a line of the protocol.
-const maxField = 210
+// maxFields are how many bytes of a line each of a question's texts may take.
+// The first with which all of them fit into a line of the protocol counts; with
+// the last they always do.
+var maxFields = [...]int{300, 210, 150, 100}
 
 // describe returns what a program shows, several lines. The first is our own
 // words alone: toolkits that guess whether a text is markup look at that one.
 func describe(q prompt.Question) string {
+	s := ""
+	for _, limit := range maxFields {
+		if s = describeWithin(q, limit); len("SETDESC ")+len(assuan.Escape(s)) <= assuan.MaxLine {
+			break
+		}
+	}
+	return s
+}
+
+func describeWithin(q prompt.Question, limit int) string {
 	var b strings.Builder
 	b.WriteString(headline(q))
 	line := func(label, text string) {
 		if text != "" {
-			b.WriteString("\n" + label + fit(text, maxField))
+			b.WriteString("\n" + label + fit(text, limit))
 		}
 	}
 	line("", q.Subject)
-	if q.Warning != "" || q.Reason != "" || q.Caller != "" || q.Remember > 0 {
+	line("", q.Fingerprint)
+	if q.Warning+q.Host+q.Through+q.Reason+q.Caller != "" || q.Remember > 0 {
 		b.WriteString("\n")
 	}
 	line("", q.Warning)
+	line("Host: ", q.Host)
+	if q.Host != "" {
+		line("This host: ", q.HostWarning)
+	}
+	line("Through: ", q.Through)
 	line("What for: ", q.Reason)
 	line("Asked by: ", q.Caller)
 	if q.Remember > 0 {

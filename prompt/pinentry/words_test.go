@@ -19,6 +19,9 @@ func TestDescribe(t *testing.T) {
 		{prompt.Question{Kind: prompt.NewPassphrase, PIN: true, Subject: "k"}, "Choose a new PIN for:\nk"},
 		{prompt.Question{Kind: prompt.Confirm, Subject: "k", Caller: "ssh (1)"}, "Allow the use of this?\nk\n\nAsked by: ssh (1)"},
 		{prompt.Question{Kind: prompt.Notice, Subject: "k", Warning: "locked until 14:05"}, "Please note:\nk\n\nlocked until 14:05"},
+		{prompt.Question{Subject: "k", Fingerprint: "SHA256:x", Host: "h", HostWarning: "not verified", Through: "gw → b", Reason: "sign in", Caller: "ssh"},
+			"Enter the passphrase for:\nk\nSHA256:x\n\nHost: h\nThis host: not verified\nThrough: gw → b\nWhat for: sign in\nAsked by: ssh"},
+		{prompt.Question{HostWarning: "of a host that is not known"}, "Enter the passphrase for:"},
 		{prompt.Question{Remember: time.Minute}, "Enter the passphrase for:\n\nRemembered for 1 minute."},
 	} {
 		if got := describe(test.q); got != test.want {
@@ -30,7 +33,8 @@ func TestDescribe(t *testing.T) {
 // However long and odd the texts, the line fits and its first part is ours.
 func TestDescriptionAlwaysFits(t *testing.T) {
 	for _, s := range []string{strings.Repeat("x", 5000), strings.Repeat("%\n", 900), strings.Repeat("←𝄞", 900), strings.Repeat("\xff%", 999)} {
-		q := prompt.Question{Kind: prompt.NewPassphrase, Subject: s, Reason: s, Caller: s, Warning: s, Remember: 59 * time.Minute}
+		q := prompt.Question{Kind: prompt.NewPassphrase, Subject: s, Reason: s, Caller: s, Warning: s,
+			Host: s, HostWarning: s, Through: s, Fingerprint: "SHA256:" + strings.Repeat("x", 43), Remember: 59 * time.Minute}
 		line := set("SETDESC", describe(q))
 		if len(line) > assuan.MaxLine {
 			t.Errorf("%.8q: %d bytes", s, len(line))

@@ -51,8 +51,10 @@ type Question struct {
 type Parts struct {
 	Known       bool // the asker speaks in facts, so that Text need not be shown
 	Subject     string
-	Host        string
 	Fingerprint string
+	Host        string
+	HostWarning string
+	Through     string
 	Reason      string
 	Caller      string
 	Warning     string
@@ -60,6 +62,8 @@ type Parts struct {
 	Left        int
 	PIN         bool
 	Remember    time.Duration
+	Terms       bool // the user may choose how long the answer stands
+	Automatic   bool // he may choose not to be asked again
 }
 
 // An Action is what the user did.
@@ -84,6 +88,10 @@ type Answer struct {
 	Passphrase secret.Bytes
 	// Repeated says that the passphrase was typed twice, the same.
 	Repeated bool
+	// Term is how long an accepted answer stands, where Parts.Terms offered that.
+	Term prompt.Term
+	// Automatic is set where it was offered and taken.
+	Automatic bool
 }
 
 // Helpers are questions that a Screen may have for the asker while its own is

@@ -184,6 +184,10 @@ func (s *Server) part(name, value string) error {
 		p.Subject = value
 	case "host":
 		p.Host = value
+	case "host-warning":
+		p.HostWarning = value
+	case "through":
+		p.Through = value
 	case "fingerprint":
 		p.Fingerprint = value
 	case "reason":
@@ -196,6 +200,10 @@ func (s *Server) part(name, value string) error {
 		p.Retry = value == "1"
 	case "pin":
 		p.PIN = value == "1"
+	case "terms":
+		p.Terms = value == "1"
+	case "automatic":
+		p.Automatic = value == "1"
 	case "left", "remember":
 		n, err := strconv.ParseUint(value, 10, 31)
 		if err != nil {
@@ -258,6 +266,9 @@ func (s *Server) pin(ctx context.Context, r *assuan.Request) error {
 	if a.Action != Accepted {
 		return refusal(r, a.Action)
 	}
+	if err := wishes(r, q, a); err != nil {
+		return err
+	}
 	if a.Repeated {
 		if err := r.Status("PIN_REPEATED", ""); err != nil {
 			return err
@@ -279,10 +290,27 @@ func (s *Server) confirm(ctx context.Context, r *assuan.Request, kind prompt.Kin
 	switch {
 	case err != nil:
 		return err
-	case a.Action == Accepted, q.OneButton: // however it is closed, it was seen
+	case q.OneButton: // however it is closed, it was seen
 		return nil
+	case a.Action == Accepted:
+		return wishes(r, q, a)
 	}
 	return refusal(r, a.Action)
+}
+
+// wishes tells keyringd what was chosen beside the answer, on status lines. An
+// asker that offered nothing hears nothing.
+func wishes(r *assuan.Request, q Question, a Answer) error {
+	if q.Terms {
+		term := [...]string{prompt.Once: "once", prompt.ForAWhile: "for-a-while", prompt.UntilLock: "until-lock"}[a.Term]
+		if err := r.Status("KEYRINGD_TERM", term); err != nil {
+			return err
+		}
+	}
+	if q.Automatic && a.Automatic {
+		return r.Status("KEYRINGD_AUTOMATIC", "")
+	}
+	return nil
 }
 
 // refusal is the error for a question that was not accepted.

@@ -183,13 +183,35 @@ func TestFacts(t *testing.T) {
 	dialogue(t, u, "OPTION keyringd-kind=passphrase", "OPTION keyringd-subject=my key", "OPTION keyringd-caller=ssh (1) ← git",
 		"OPTION keyringd-host=h", "OPTION keyringd-fingerprint=SHA256:x", "OPTION keyringd-reason=sign in", "OPTION keyringd-warning=w",
 		"OPTION keyringd-retry=1", "OPTION keyringd-left=2", "OPTION keyringd-pin=1", "OPTION keyringd-remember=600",
+		"OPTION keyringd-host-warning=hw", "OPTION keyringd-through=gw", "OPTION keyringd-terms=1", "OPTION keyringd-automatic=1",
 		"GETPIN", "CONFIRM", "OPTION keyringd-kind=confirm", "CONFIRM")
 	full := Parts{Known: true, Subject: "my key", Caller: "ssh (1) ← git", Host: "h", Fingerprint: "SHA256:x", Reason: "sign in",
-		Warning: "w", Retry: true, Left: 2, PIN: true, Remember: 10 * time.Minute}
+		Warning: "w", Retry: true, Left: 2, PIN: true, Remember: 10 * time.Minute, HostWarning: "hw", Through: "gw", Terms: true, Automatic: true}
 	for i, want := range []Parts{full, {}, {Known: true}} {
 		if u.seen[i].Parts != want {
 			t.Errorf("question %d: %+v, want %+v", i, u.seen[i].Parts, want)
 		}
+	}
+}
+
+// What was chosen beside the answer goes before it, to an asker that offered the
+// choice and to no other.
+func TestWishes(t *testing.T) {
+	chooses := func(term prompt.Term, automatic bool) *user {
+		return &user{answer: func(context.Context, Question, Helpers) (Answer, error) {
+			return Answer{Action: Accepted, Passphrase: secret.Copy([]byte("1")), Term: term, Automatic: automatic}, nil
+		}}
+	}
+	pass := []string{"OPTION keyringd-kind=passphrase", "OPTION keyringd-terms=1", "OPTION keyringd-automatic=1"}
+	confirm := []string{"OPTION keyringd-kind=confirm", "OPTION keyringd-terms=1"}
+	want(t, dialogue(t, chooses(prompt.ForAWhile, true), append(pass, "GETPIN")...), "S KEYRINGD_TERM for-a-while", "S KEYRINGD_AUTOMATIC", "D 1")
+	want(t, dialogue(t, chooses(prompt.Once, false), append(pass, "GETPIN")...), "S KEYRINGD_TERM once", "D 1")
+	want(t, dialogue(t, chooses(prompt.UntilLock, true), append(confirm, "CONFIRM")...), "S KEYRINGD_TERM until-lock")
+	want(t, dialogue(t, chooses(prompt.UntilLock, true), append(confirm, "GETPIN")...), "D 1")
+	want(t, dialogue(t, chooses(prompt.UntilLock, true), "CONFIRM", "GETPIN"), "D 1")
+	for _, command := range []string{"CONFIRM", "GETPIN"} {
+		u := &user{answer: does(Refused)}
+		want(t, dialogue(t, u, append(append(confirm, pass...), command)...), "ERR 83886194 Not confirmed <keyring-ui>")
 	}
 }
 
