@@ -17,6 +17,9 @@
 // collector gets round to it, the private half is in ordinary memory, as the
 // standard library's types allow nothing else.
 //
+// [Added] is the keys that programs hand over while the daemon runs, as ssh-add
+// does: private halves in secret memory, and nowhere else.
+//
 // It deliberately does not prompt, cache passphrases or watch files itself, and
 // knows nothing of TPMs. DSA, RSA below 1024 bits and keys that live in a
 // security key ("sk-") are named and left out.

@@ -124,26 +124,17 @@ func parseSection(p []byte) (section, error) {
 		return section{}, errOpenSSH
 	}
 	s := section{kind: string(kind)}
-	n := 0
-	switch s.kind {
-	case "ssh-rsa":
-		n = 6 // n, e, d, iqmp, p, q
-	case "ssh-ed25519":
-		n = 2 // public, private || public
-	case "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521":
-		n = 3 // curve, point, scalar
-	default:
+	n, ok := sectionFields(s.kind)
+	if !ok {
 		return section{}, fmt.Errorf("unknown kind of private key: %q", caller.Sanitize(s.kind, 40))
 	}
 	for range n {
 		var field []byte
-		var ok bool
 		if field, rest, ok = cutString(rest); !ok {
 			return section{}, errOpenSSH
 		}
 		s.fields = append(s.fields, field)
 	}
-	var ok bool
 	if s.comment, rest, ok = cutString(rest); !ok {
 		return section{}, errOpenSSH
 	}
@@ -153,6 +144,19 @@ func parseSection(p []byte) (section, error) {
 		}
 	}
 	return s, nil
+}
+
+// sectionFields is how many private fields a key of this SSH name has.
+func sectionFields(kind string) (n int, ok bool) {
+	switch kind {
+	case "ssh-rsa":
+		return 6, true // n, e, d, iqmp, p, q
+	case "ssh-ed25519":
+		return 2, true // public, private || public
+	case "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521":
+		return 3, true // curve, point, scalar
+	}
+	return 0, false
 }
 
 // signer makes the private key. Public halves are computed, not believed: an
