@@ -102,7 +102,7 @@ func command(w world) *cobra.Command {
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	group(root)
-	root.AddCommand(s.statusCommand(), s.keyCommand(), s.lockCommand(), s.unlockCommand(), s.sealCommand(), s.unsealCommand(),
+	root.AddCommand(s.statusCommand(), s.keyCommand(), s.keyringCommand(), s.lockCommand(), s.unlockCommand(), s.sealCommand(), s.unsealCommand(),
 		s.approvalsCommand(), s.logCommand(), manCommand())
 	return root
 }

@@ -168,6 +168,20 @@ func (c *Client) call(ctx context.Context, at godbus.ObjectPath, iface, member s
 
 // follow is call, where progress is told what the daemon is at.
 func (c *Client) follow(ctx context.Context, progress func(string), at godbus.ObjectPath, iface, member string, args []any, into ...any) error {
+	return c.exchange(ctx, exchange{at: at, iface: iface, member: member, args: args, progress: progress}, into...)
+}
+
+// An exchange is a call and what goes along with it.
+type exchange struct {
+	at            godbus.ObjectPath
+	iface, member string
+	args          []any
+	files         []*os.File   // an argument of type h is a place in it
+	progress      func(string) // nil: nobody wants to know
+}
+
+func (c *Client) exchange(ctx context.Context, x exchange, into ...any) error {
+	at, iface, member, args := x.at, x.iface, x.member, x.args
 	body, err := wire.Append(nil, args...)
 	if err != nil {
 		return err
@@ -178,14 +192,18 @@ func (c *Client) follow(ctx context.Context, progress func(string), at godbus.Ob
 	}
 	reply := make(chan answer, 1)
 	c.mu.Lock()
-	c.waiting[h.Serial] = waiter{reply, progress}
+	c.waiting[h.Serial] = waiter{reply, x.progress}
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
 		delete(c.waiting, h.Serial)
 		c.mu.Unlock()
 	}()
-	if err := c.tap.SendAs(h, body); err != nil {
+	send := c.tap.SendAs
+	if len(x.files) > 0 {
+		send = func(h wire.Header, body []byte) error { return c.tap.SendFilesAs(h, body, x.files) }
+	}
+	if err := send(h, body); err != nil {
 		return fmt.Errorf("%w: %w", ErrNoBus, err)
 	}
 	select {

@@ -2,10 +2,12 @@ package wire
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -114,3 +116,37 @@ func closeAll(all []*os.File) {
 		_ = f.Close()
 	}
 }
+
+// SendFilesAs is SendAs with files that go along, which stay the caller's. An
+// argument of type h is a place in all.
+func (t *Tap) SendFilesAs(h Header, body []byte, all []*os.File) error {
+	u, ok := t.conn.(*net.UnixConn)
+	if !ok || !t.files.agreed {
+		return errNoFiles
+	}
+	h.Files = uint32(len(all))
+	message := AppendMessage(make([]byte, 0, 512+len(body)), h, body)
+	defer clear(message)
+	fds := make([]int, len(all))
+	for i, f := range all {
+		fds[i] = int(f.Fd())
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := u.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return fmt.Errorf("message bus: %w", err)
+	}
+	// The files go with the first bytes. What then does not fit follows.
+	n, _, err := u.WriteMsgUnix(message, syscall.UnixRights(fds...), nil)
+	if err == nil && n < len(message) {
+		_, err = u.Write(message[n:])
+	}
+	runtime.KeepAlive(all)
+	if err != nil {
+		_ = u.Close() // half a message may be out, after which nothing can follow
+		return fmt.Errorf("message bus: %w", err)
+	}
+	return nil
+}
+
+var errNoFiles = errors.New("this message bus passes no files on")

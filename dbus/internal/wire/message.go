@@ -25,7 +25,7 @@ type Header struct {
 	Destination string
 	Sender      string
 	Signature   string
-	Files       uint32 // how many files come with it; not looked at in what is sent
+	Files       uint32 // how many files come with it
 	BodySize    int
 }
 
@@ -141,6 +141,9 @@ func AppendMessage(dst []byte, h Header, body []byte) []byte {
 		text(godbus.FieldDestination, "s", h.Destination)
 		if h.Signature != "" {
 			field(godbus.FieldSignature, "g", func() { e.signature(h.Signature) })
+		}
+		if h.Files != 0 {
+			field(godbus.FieldUnixFDs, "u", func() { e.uint32(h.Files) })
 		}
 		return nil
 	})
