@@ -92,7 +92,8 @@ func (s *shot) fit() { s.w.Resize(s.Content().MinSize()) }
 func pinQuestion() ask.Question {
 	return ask.Question{Kind: prompt.Passphrase, Parts: ask.Parts{
 		Known: true, PIN: true, Subject: "work laptop (TPM, EC P-256)", Host: "git.example.org",
-		Reason: "sign in as mia", Caller: "ssh (41234) ← git ← zsh", Remember: 10 * time.Minute,
+		Fingerprint: "SHA256:p2QAMXNIC1TJYWeIOttrVc98/R1BUFWu3/LiyKgUfQM",
+		Reason:      "sign in as mia", Caller: "ssh (41234) ← git ← zsh", Remember: 10 * time.Minute, Terms: true,
 	}}
 }
 
@@ -113,10 +114,20 @@ func gallery() map[string]func(t *testing.T, v fyne.ThemeVariant) *shot {
 	wrong := pinQuestion()
 	wrong.Retry, wrong.Left, wrong.Warning = true, 2, "After two more wrong tries the TPM refuses all PINs for some hours."
 	confirm := pinQuestion()
-	confirm.Kind, confirm.PIN, confirm.Remember = prompt.Confirm, false, 0
+	confirm.Kind, confirm.PIN = prompt.Confirm, false
+	forwarded := confirm // each time
+	forwarded.Remember, forwarded.Terms = 0, false
+	forwarded.Host, forwarded.HostWarning = "SHA256:Uoq5dP4p660laYMMPBrath+uJtJCt2veEK2gkBQoSUQ", "Not verified: this host key is not in known_hosts."
+	forwarded.Through = "gw.example.org → build7"
+	file := pinQuestion()
+	file.PIN, file.Subject, file.Automatic, file.HostWarning = false, "mia@laptop", true, "Not verified."
+	delete := ask.Question{Kind: prompt.Confirm, Parts: ask.Parts{Known: true, Subject: "Old keyring", Warning: "All that is in it is lost for ever.",
+		Reason: "to delete the keyring", Caller: "keyringctl (7)"}}
 	notice := ask.Question{Kind: prompt.Notice, OneButton: true, Parts: ask.Parts{Known: true,
 		Subject: "work laptop", Warning: "The TPM refuses more tries until 14:05.", Caller: "ssh (41234)"}}
 	fresh := ask.Question{Kind: prompt.NewPassphrase, RepeatLabel: "Repeat:", Parts: ask.Parts{Known: true, Subject: "Login keyring"}}
+	freshAutomatic := fresh
+	freshAutomatic.Automatic = true
 	freshPIN := fresh
 	freshPIN.PIN = true
 	long := pinQuestion()
@@ -125,6 +136,7 @@ func gallery() map[string]func(t *testing.T, v fyne.ThemeVariant) *shot {
 	long.Caller = "/usr/lib/" + strings.Repeat("deep/", 80) + "ssh (7)"
 	evil := pinQuestion()
 	evil.Subject, evil.Host, evil.Caller = hostile, "*bold* [link](x) `code`", "sudo\n\nAllow? (1) ← \t"
+	evil.HostWarning, evil.Through, evil.Fingerprint = "\u202everified\n\n"+hostile, strings.Repeat("hop → ", 90), strings.Repeat("SHA256:", 40)
 	gpg := ask.Question{Kind: prompt.Passphrase, Label: "Passphrase:", OK: "_OK", Cancel: "_Cancel",
 		Text: "Please enter the passphrase to unlock the OpenPGP secret key:\n\"Mia Moor <mia@example.org>\"\n3072-bit RSA key, ID 0123456789ABCDEF,\ncreated 2026-11-23.\n"}
 	gpgNew := ask.Question{Kind: prompt.NewPassphrase, Label: "Passphrase:", RepeatLabel: "Repeat:", QualityLabel: "Quality:", OK: "_OK", Cancel: "_Cancel", Generate: "Suggest a passphrase",
@@ -151,6 +163,20 @@ func gallery() map[string]func(t *testing.T, v fyne.ThemeVariant) *shot {
 		"confirm-early": plain(confirm, nil),
 		"confirm":       plain(confirm, func(s *shot) { s.Arm() }),
 		"confirm-allow": plain(confirm, func(s *shot) { s.Arm(); s.c.Focus(s.ok) }),
+		"confirm-term": plain(confirm, func(s *shot) {
+			s.Arm()
+			s.c.Focus(s.term)
+			s.key(fyne.KeyRight)
+			s.key(fyne.KeyRight)
+		}),
+		"confirm-forwarded": plain(forwarded, func(s *shot) { s.Arm() }),
+		"confirm-delete":    plain(delete, func(s *shot) { s.Arm() }),
+		"passphrase": plain(file, func(s *shot) {
+			s.write(s.entry, "correct horse")
+			test.Tap(s.automatic)
+			test.Tap(s.remember)
+		}),
+		"new-automatic": plain(freshAutomatic, func(s *shot) { s.c.Focus(s.automatic) }),
 		"notice":        plain(notice, func(s *shot) { s.Arm() }),
 		"long":          plain(long, nil),
 		"long-open": plain(long, func(s *shot) {
@@ -174,6 +200,14 @@ func gallery() map[string]func(t *testing.T, v fyne.ThemeVariant) *shot {
 			q := wrong
 			q.Left = 1
 			return show(t, q, Options{}, v)
+		},
+		"german-passphrase": func(t *testing.T, v fyne.ThemeVariant) *shot {
+			speak(t, "de_DE.UTF-8")
+			return show(t, file, Options{}, v)
+		},
+		"german-new": func(t *testing.T, v fyne.ThemeVariant) *shot {
+			speak(t, "de_DE.UTF-8")
+			return show(t, freshAutomatic, Options{}, v)
 		},
 		"german-confirm": func(t *testing.T, v fyne.ThemeVariant) *shot {
 			speak(t, "de_DE.UTF-8")

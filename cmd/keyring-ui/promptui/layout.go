@@ -5,8 +5,9 @@ import (
 	"fyne.io/fyne/v2/container"
 )
 
-// A column puts what is visible one below the other.
-type column struct{ gap float32 }
+// A column puts what is visible one below the other, and a little to the left
+// where it has a margin of its own.
+type column struct{ gap, left float32 }
 
 func (c column) MinSize(objects []fyne.CanvasObject) fyne.Size {
 	var size fyne.Size
@@ -30,8 +31,8 @@ func (c column) Layout(objects []fyne.CanvasObject, size fyne.Size) {
 			continue
 		}
 		h := o.MinSize().Height
-		o.Move(fyne.NewPos(0, y))
-		o.Resize(fyne.NewSize(size.Width, h))
+		o.Move(fyne.NewPos(-c.left, y))
+		o.Resize(fyne.NewSize(size.Width+c.left, h))
 		y += h + c.gap
 	}
 }

@@ -18,13 +18,14 @@ type face struct {
 }
 
 var (
-	faceHeading = face{size: theme.SizeNameHeadingText, color: theme.ColorNameForeground, style: fyne.TextStyle{Bold: true}}
-	faceText    = face{size: theme.SizeNameText, color: theme.ColorNameForeground}
-	faceDim     = face{size: theme.SizeNameText, color: colorDim}
-	faceCaption = face{size: theme.SizeNameCaptionText, color: colorDim}
-	faceFault   = face{size: theme.SizeNameText, color: colorOnFault, style: fyne.TextStyle{Bold: true}}
-	faceCaution = face{size: theme.SizeNameText, color: colorCaution}
-	faceButton  = face{size: theme.SizeNameText, color: theme.ColorNameForeground, style: fyne.TextStyle{Bold: true}}
+	faceHeading      = face{size: theme.SizeNameHeadingText, color: theme.ColorNameForeground, style: fyne.TextStyle{Bold: true}}
+	faceText         = face{size: theme.SizeNameText, color: theme.ColorNameForeground}
+	faceDim          = face{size: theme.SizeNameText, color: colorDim}
+	faceCaption      = face{size: theme.SizeNameCaptionText, color: colorDim}
+	faceFault        = face{size: theme.SizeNameText, color: colorOnFault, style: fyne.TextStyle{Bold: true}}
+	faceCaution      = face{size: theme.SizeNameText, color: colorCaution}
+	faceCautionSmall = face{size: theme.SizeNameCaptionText, color: colorCaution}
+	faceButton       = face{size: theme.SizeNameText, color: theme.ColorNameForeground, style: fyne.TextStyle{Bold: true}}
 )
 
 func (f face) points() float32 { return fyne.CurrentApp().Settings().Theme().Size(f.size) }

@@ -14,6 +14,7 @@ const (
 	colorTrack   fyne.ThemeColorName = "keyringd-track"
 	colorOnFault fyne.ThemeColorName = "keyringd-fault"
 	colorCaution fyne.ThemeColorName = "keyringd-caution"
+	colorChosen  fyne.ThemeColorName = "keyringd-chosen"
 )
 
 // Theme is calm and native to a GNOME-like desktop, in light and in dark. Its
@@ -50,6 +51,7 @@ func palette(name fyne.ThemeColorName) (pair, bool) {
 		colorCaution:                       {0x7a4b00ff, 0xf8e45cff},
 		colorBanner:                        {0xfdf0d0ff, 0x45402bff},
 		colorTrack:                         {0xdededfff, 0x4a4a50ff},
+		colorChosen:                        {0xffffffff, 0x6a6a72ff},
 		theme.ColorNameWarning:             {0xc88800ff, 0xe5a50aff},
 		theme.ColorNameSuccess:             {0x1b7f3bff, 0x57e389ff},
 		theme.ColorNameMenuBackground:      {0xffffffff, 0x38383dff},

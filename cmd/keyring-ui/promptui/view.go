@@ -24,7 +24,7 @@ var icon []byte
 func Icon() fyne.Resource { return fyne.NewStaticResource("keyringd.svg", icon) }
 
 const (
-	width    = 432 // of what is in the window: a fingerprint of OpenSSH's fits into it
+	width    = 472 // of what is in the window: a fingerprint of OpenSSH's fits into it
 	margin   = 24
 	gap      = 16 // between parts
 	aside    = 10 // for a scroll bar
@@ -68,6 +68,9 @@ type View struct {
 	gauge           *gauge
 	grade           *text
 	ok              *button
+	term            *choice
+	remember        *check
+	automatic       *check
 	first           fyne.Focusable // what has the focus at the start
 	armed, finished bool
 	lastKey         time.Time // while not armed
@@ -80,14 +83,17 @@ func New(q ask.Question, o Options) *View {
 	wantsText := q.Kind == prompt.Passphrase || q.Kind == prompt.NewPassphrase
 	v.armed = wantsText
 
-	lower := container.New(column{gap + 4})
+	lower := container.New(column{gap: gap + 4})
 	if wantsText {
 		lower.Add(v.fields())
+	}
+	if w := v.wishes(); w != nil {
+		lower.Add(w)
 	}
 	lower.Add(v.buttons())
 
 	top := container.New(row{iconSize, gap}, v.picture(), newText(faceHeading, heading(q), width-iconSize-gap))
-	all := container.New(column{gap}, top)
+	all := container.New(column{gap: gap}, top)
 	if middle := v.middle(); middle != nil {
 		limit := float32(maxMiddle)
 		if o.MaxHeight > 0 {
@@ -127,6 +133,9 @@ func (v *View) Start(c fyne.Canvas) {
 // Unquiet returns how much longer to wait with Arm: somebody who is still typing
 // has not seen the question. 0: not at all.
 func (v *View) Unquiet() time.Duration { return max(0, Guard-time.Since(v.lastKey)) }
+
+// touched is told of each key that went to something that could answer.
+func (v *View) touched() { v.lastKey = time.Now() }
 
 // Arm makes the answers active that Enter could give by mistake.
 func (v *View) Arm() {
@@ -212,7 +221,8 @@ func (v *View) accept() {
 	if !v.ready() || v.finished {
 		return
 	}
-	a := ask.Answer{Action: ask.Accepted, Repeated: v.again != nil}
+	a := ask.Answer{Action: ask.Accepted, Repeated: v.again != nil, Term: v.chosen()}
+	a.Automatic = v.automatic != nil && v.automatic.Checked
 	if v.entry != nil {
 		a.Passphrase = secret.From([]byte(v.entry.Text))
 	}
@@ -280,7 +290,7 @@ func (v *View) picture() fyne.CanvasObject {
 
 // middle is what the question is about; nil: it does not say.
 func (v *View) middle() fyne.CanvasObject {
-	all := container.New(column{gap})
+	all := container.New(column{gap: gap})
 	if s := cleanLines(v.q.Text); s != "" && !v.q.Known {
 		all.Add(newText(faceText, s, width-aside))
 	}
@@ -297,7 +307,11 @@ func (v *View) middle() fyne.CanvasObject {
 		list := container.New(table{left: left, gap: beside, between: 7})
 		for _, r := range rows {
 			list.Add(newLine(faceDim, r.label, left))
-			list.Add(newFact(r.value, width-left-beside-aside, v.Cancel))
+			value := newFact(r.value, width-left-beside-aside, v.Cancel)
+			if r.under != "" {
+				value = container.New(column{gap: 1}, value, newText(r.face, r.under, width-left-beside-aside))
+			}
+			list.Add(value)
 		}
 		all.Add(list)
 	}
@@ -310,7 +324,7 @@ func (v *View) middle() fyne.CanvasObject {
 // fields are the entries and what belongs to them.
 func (v *View) fields() fyne.CanvasObject {
 	const small = 6
-	box := container.New(column{small})
+	box := container.New(column{gap: small})
 	v.entry = newEntry(v.q.Visible, v.enter, v.Cancel)
 	v.entry.OnChanged = v.typed
 	v.first = v.entry
@@ -326,7 +340,7 @@ func (v *View) fields() fyne.CanvasObject {
 	v.fault.set(fault(v.q))
 	box.Add(v.caps.box)
 	box.Add(v.fault.box)
-	if s := joined(clean(v.q.Hint), remembered(v.q.Remember)); s != "" {
+	if s := joined(clean(v.q.Hint), remembered(v.q)); s != "" {
 		box.Add(newText(faceCaption, s, width))
 	}
 	if s := cleanLines(v.q.HintLong); s != "" {
@@ -414,7 +428,7 @@ func (v *View) buttons() fyne.CanvasObject {
 	defer func() {
 		for _, o := range box.Objects {
 			if b, ok := o.(*button); ok {
-				b.onKey = func() { v.lastKey = time.Now() }
+				b.onKey = v.touched
 			}
 		}
 	}()

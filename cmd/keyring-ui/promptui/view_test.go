@@ -1,6 +1,10 @@
 package promptui
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -323,5 +327,171 @@ func TestTypingPutsOffTheGuard(t *testing.T) {
 	s.key(fyne.KeyReturn)
 	if w := s.Unquiet(); w <= 0 || w > Guard {
 		t.Errorf("after a key the guard goes on for %v", w)
+	}
+}
+
+// How long an answer stands is chosen beside it, by keyboard as by mouse.
+func TestTerms(t *testing.T) {
+	q := pinQuestion()
+	q.Kind = prompt.Confirm
+	keys := func(s *shot, names ...fyne.KeyName) {
+		for _, n := range names {
+			s.key(n)
+		}
+	}
+	for _, c := range []struct {
+		keys []fyne.KeyName
+		want prompt.Term
+	}{
+		{nil, prompt.Once},
+		{[]fyne.KeyName{fyne.KeyRight}, prompt.ForAWhile},
+		{[]fyne.KeyName{fyne.KeyDown, fyne.KeyRight, fyne.KeyRight}, prompt.UntilLock},
+		{[]fyne.KeyName{fyne.KeyRight, fyne.KeyRight, fyne.KeyLeft}, prompt.ForAWhile},
+		{[]fyne.KeyName{fyne.KeyRight, fyne.KeyUp, fyne.KeyUp}, prompt.Once},
+	} {
+		s := show(t, q, Options{}, theme.VariantLight)
+		s.Arm()
+		s.c.FocusPrevious() // from Deny
+		if s.c.Focused() != fyne.Focusable(s.term) {
+			t.Fatal("Tab does not lead there")
+		}
+		keys(s, c.keys...)
+		keys(s, fyne.KeyReturn, fyne.KeySpace)
+		if len(s.answers) != 0 {
+			t.Fatal("choosing how long was taken for yes")
+		}
+		s.c.Focus(s.ok)
+		s.key(fyne.KeyReturn)
+		s.wants(t, ask.Accepted, "")
+		if got := s.answers[0].Term; got != c.want {
+			t.Errorf("%v: term %d, want %d", c.keys, got, c.want)
+		}
+	}
+
+	s := show(t, q, Options{}, theme.VariantLight)
+	s.Arm()
+	for x, want := range map[float32]int{2: 0, width / 2: 1, width - 2: 2} {
+		s.term.Tapped(&fyne.PointEvent{Position: fyne.NewPos(x, 5)})
+		if s.term.selected != want {
+			t.Errorf("a click at %v chose %d", x, s.term.selected)
+		}
+	}
+	if s.c.Focused() != s.first {
+		t.Error("a click took the focus from Deny")
+	}
+	s.c.Focus(s.term)
+	s.key(fyne.KeyEscape)
+	s.wants(t, ask.Cancelled, "")
+
+	// Keys that are typed for another window put off the guard here, too.
+	s = show(t, q, Options{}, theme.VariantLight)
+	s.c.Focus(s.term)
+	s.c.Focused().TypedRune('x')
+	if s.Unquiet() == 0 {
+		t.Error("typing was not noticed")
+	}
+	// Nothing is offered that keyringd will not do.
+	q.Remember = 0
+	if s = show(t, q, Options{}, theme.VariantLight); s.term != nil {
+		t.Error("a term is offered that there is not")
+	}
+}
+
+func TestRememberAndAutomatic(t *testing.T) {
+	q := pinQuestion()
+	q.Automatic = true
+	for _, c := range []struct {
+		toggle    func(*shot)
+		term      prompt.Term
+		automatic bool
+	}{
+		{func(*shot) {}, prompt.ForAWhile, false},
+		{func(s *shot) { test.Tap(s.remember) }, prompt.Once, false},
+		{func(s *shot) { test.Tap(s.automatic) }, prompt.ForAWhile, true},
+		{func(s *shot) {
+			s.c.FocusNext()
+			if s.c.Focused() != fyne.Focusable(s.remember) {
+				t.Error("Tab does not lead to it")
+			}
+			s.c.Focused().TypedRune(' ')
+			s.c.FocusNext()
+			s.c.Focused().TypedRune(' ')
+		}, prompt.Once, true},
+	} {
+		s := show(t, q, Options{}, theme.VariantLight)
+		s.write(s.entry, "12")
+		focused := s.c.Focused()
+		c.toggle(s)
+		if f := s.c.Focused(); f == focused {
+			s.c.Focused().TypedRune('3') // a click leaves the focus to the entry
+		} else {
+			s.write(s.entry, "3")
+			s.c.Focus(s.automatic)
+		}
+		s.key(fyne.KeyReturn)
+		s.wants(t, ask.Accepted, "123")
+		if a := s.answers[0]; a.Term != c.term || a.Automatic != c.automatic {
+			t.Errorf("term %d, automatic %v; want %d, %v", a.Term, a.Automatic, c.term, c.automatic)
+		}
+	}
+	s := show(t, q, Options{}, theme.VariantLight)
+	s.c.Focus(s.remember)
+	s.key(fyne.KeyEscape)
+	s.wants(t, ask.Cancelled, "")
+}
+
+// Every word is there in every language that there is.
+func TestTranslationsAreWhole(t *testing.T) {
+	files, err := translations.ReadDir("translations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(name string) map[string]any {
+		b, err := translations.ReadFile("translations/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		words := map[string]any{}
+		if err := json.Unmarshal(b, &words); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return words
+	}
+	source := regexp.MustCompile(`lang\.[LN]\("([^"]+)"|"(\{\{\.Count\}\} [a-z]+)"`)
+	said := map[string]bool{}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range sources {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range source.FindAllStringSubmatch(string(b), -1) {
+			said[m[1]+m[2]] = true
+		}
+	}
+	if len(said) < 40 {
+		t.Fatalf("found %d texts", len(said))
+	}
+	for _, f := range files {
+		if f.Name() == "en.json" {
+			continue
+		}
+		words := read(f.Name())
+		for s := range said {
+			if words[s] == nil {
+				t.Errorf("%s has no %q", f.Name(), s)
+			}
+		}
+		for s := range words {
+			if !said[s] {
+				t.Errorf("%s has %q, which nothing says", f.Name(), s)
+			}
+		}
 	}
 }

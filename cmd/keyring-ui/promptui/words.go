@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"fyne.io/fyne/v2/lang"
 
@@ -37,6 +39,9 @@ func pick(pin bool, ifPIN, otherwise string) string {
 func heading(q ask.Question) string {
 	switch {
 	case q.Kind == prompt.Confirm && q.Known:
+		if q.Fingerprint == "" {
+			return lang.L("Allow this?")
+		}
 		return lang.L("Allow the use of this key?")
 	case q.Kind == prompt.Confirm:
 		return lang.L("Please confirm")
@@ -62,11 +67,23 @@ func fault(q ask.Question) string {
 	return s
 }
 
-// remembered says for how long the answer will do.
-func remembered(d time.Duration) string {
-	if d <= 0 {
+// remembered says for how long the answer will do, where that is not the
+// user's to choose.
+func remembered(q ask.Question) string {
+	if q.Remember <= 0 || q.Terms {
 		return ""
 	}
+	return lang.L("Remembered for {{.Time}}.", map[string]any{"Time": period(q.Remember)})
+}
+
+// capital begins s with a capital letter.
+func capital(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(r)) + s[n:]
+}
+
+// period says d as people do, in its largest whole unit.
+func period(d time.Duration) string {
 	unit, key := time.Second, "{{.Count}} seconds"
 	switch {
 	case d%time.Hour == 0:
@@ -75,7 +92,7 @@ func remembered(d time.Duration) string {
 		unit, key = time.Minute, "{{.Count}} minutes"
 	}
 	n := int(d / unit)
-	return lang.L("Remembered for {{.Time}}.", map[string]any{"Time": lang.N(key, n, map[string]any{"Count": n})})
+	return lang.N(key, n, map[string]any{"Count": n})
 }
 
 // strength names what a quality from -100 to 100 means.
@@ -91,7 +108,12 @@ func strength(percent int) string {
 	return lang.L("Strong")
 }
 
-type labelled struct{ label, value string }
+// A labelled is a row: what it is, what it says, and what is to be said of that
+// in a line below.
+type labelled struct {
+	label, value, under string
+	face                face // of under
+}
 
 // facts are the rows of a question, those that are known.
 func facts(q ask.Question) []labelled {
@@ -99,13 +121,18 @@ func facts(q ask.Question) []labelled {
 		return nil
 	}
 	var rows []labelled
+	// The font with the arrows has no space to stand beside them.
+	arrows := strings.NewReplacer("←", "‹", "→", "›")
+	subject := lang.L("Key")
+	if q.Fingerprint == "" && !q.PIN { // a PIN is a key's, which need not exist yet
+		subject = lang.L("Name")
+	}
 	for _, r := range []labelled{
-		{lang.L("Key"), q.Subject},
-		{lang.L("Fingerprint"), q.Fingerprint},
-		{lang.L("Host"), q.Host},
-		{lang.L("For"), q.Reason},
-		// The font with the arrow has no space to stand beside it.
-		{lang.L("Program"), strings.ReplaceAll(q.Caller, "←", "‹")},
+		{subject, q.Subject, clean(q.Fingerprint), faceCaption},
+		{lang.L("Host"), q.Host, clean(q.HostWarning), faceCautionSmall},
+		{label: lang.L("Through"), value: arrows.Replace(q.Through)},
+		{label: lang.L("For"), value: q.Reason},
+		{label: lang.L("Program"), value: arrows.Replace(q.Caller)},
 	} {
 		if r.value = clean(r.value); r.value != "" {
 			rows = append(rows, r)
