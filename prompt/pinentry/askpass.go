@@ -36,7 +36,7 @@ type Askpass struct {
 // Prompt implements [prompt.Prompter].
 func (p *Askpass) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer, error) {
 	text := describe(q)
-	if s := wrong(q); s != "" {
+	if s := q.Wrong(); s != "" {
 		text = s + "\n" + text
 	}
 	switch q.Kind {
@@ -79,7 +79,7 @@ func (p *Askpass) choose(ctx context.Context, q prompt.Question, text string) (p
 		if err != nil {
 			return prompt.Answer{}, err
 		}
-		again, err := p.run(ctx, "Repeat the new "+word(q)+" for:\n"+fit(q.Subject, maxFields[0])+"\n"+label(q)+" ", "")
+		again, err := p.run(ctx, "Repeat the new "+q.Word()+" for:\n"+fit(q.Subject, maxFields[0])+"\n"+label(q)+" ", "")
 		same := err == nil && again.Equal(first)
 		again.Wipe()
 		if same {

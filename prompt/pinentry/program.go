@@ -217,7 +217,7 @@ func (d *dialog) prepare() error {
 	if err := d.tryAll(set("SETPROMPT", label(d.q))); err != nil {
 		return err
 	}
-	if s := wrong(d.q); s != "" {
+	if s := d.q.Wrong(); s != "" {
 		return d.tryAll(set("SETERROR", s))
 	}
 	return nil
@@ -379,7 +379,7 @@ func (d *dialog) choose() (secret.Bytes, error) {
 }
 
 func (d *dialog) repeat() (secret.Bytes, error) {
-	if err := d.tryAll(set("SETDESC", "Repeat the new "+word(d.q)+" for:\n"+fit(d.q.Subject, maxFields[0]))); err != nil {
+	if err := d.tryAll(set("SETDESC", "Repeat the new "+d.q.Word()+" for:\n"+fit(d.q.Subject, maxFields[0]))); err != nil {
 		return secret.Bytes{}, err
 	}
 	return d.cl.Do("GETPIN")

@@ -1,9 +1,7 @@
 package pinentry
 
 import (
-	"fmt"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/keyringd/keyringd/internal/assuan"
@@ -29,7 +27,7 @@ func describe(q prompt.Question) string {
 
 func describeWithin(q prompt.Question, limit int) string {
 	var b strings.Builder
-	b.WriteString(headline(q))
+	b.WriteString(q.Headline())
 	line := func(label, text string) {
 		if text != "" {
 			b.WriteString("\n" + label + fit(text, limit))
@@ -49,30 +47,9 @@ func describeWithin(q prompt.Question, limit int) string {
 	line("What for: ", q.Reason)
 	line("Asked by: ", q.Caller)
 	if q.Remember > 0 {
-		line("", "Remembered for "+duration(q.Remember)+".")
+		line("", "Remembered for "+prompt.Duration(q.Remember)+".")
 	}
 	return b.String()
-}
-
-func headline(q prompt.Question) string {
-	switch q.Kind {
-	case prompt.Confirm:
-		return "Allow the use of this?"
-	case prompt.Notice:
-		return "Please note:"
-	case prompt.NewPassphrase:
-		return "Choose a new " + word(q) + " for:"
-	default:
-		return "Enter the " + word(q) + " for:"
-	}
-}
-
-// word is what the user calls it.
-func word(q prompt.Question) string {
-	if q.PIN {
-		return "PIN"
-	}
-	return "passphrase"
 }
 
 // label is what stands before the entry.
@@ -83,41 +60,8 @@ func label(q prompt.Question) string {
 	return "Passphrase:"
 }
 
-// wrong says that the previous answer was not right; "" if there was none.
-func wrong(q prompt.Question) string {
-	if !q.Retry {
-		return ""
-	}
-	s := "Wrong " + word(q) + "."
-	switch {
-	case q.Left == 1:
-		s += " One try left."
-	case q.Left > 1:
-		s += fmt.Sprintf(" %d tries left.", q.Left)
-	}
-	return s
-}
-
 // unequal says that a new passphrase was repeated wrongly.
-func unequal(q prompt.Question) string { return "The two were not the same " + word(q) + "." }
-
-// duration says d as people do, in its largest whole unit.
-func duration(d time.Duration) string {
-	for _, u := range []struct {
-		d    time.Duration
-		name string
-	}{{time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}} {
-		if d < u.d || d%u.d != 0 && u.d != time.Second {
-			continue
-		}
-		n := int64(d / u.d)
-		if n == 1 {
-			return "1 " + u.name
-		}
-		return fmt.Sprintf("%d %ss", n, u.name)
-	}
-	return "a moment"
-}
+func unequal(q prompt.Question) string { return "The two were not the same " + q.Word() + "." }
 
 // fit cuts s so that it takes at most limit bytes of a line, escaped.
 func fit(s string, limit int) string {

@@ -66,7 +66,7 @@ func TestDuration(t *testing.T) {
 		45 * time.Second: "45 seconds", 90 * time.Second: "90 seconds", time.Second: "1 second", time.Millisecond: "a moment",
 		90*time.Second + time.Millisecond: "90 seconds",
 	} {
-		if got := duration(d); got != want {
+		if got := prompt.Duration(d); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}
 	}
@@ -82,7 +82,7 @@ func TestWrong(t *testing.T) {
 		{prompt.Question{Retry: true, PIN: true, Left: 1}, "Wrong PIN. One try left."},
 		{prompt.Question{Retry: true, PIN: true, Left: 2}, "Wrong PIN. 2 tries left."},
 	} {
-		if got := wrong(test.q); got != test.want {
+		if got := test.q.Wrong(); got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
 		}
 	}
