@@ -59,7 +59,7 @@ func command() *cobra.Command {
 	// config.toml is read first and gives the flags their defaults, so that a
 	// flag wins and --help shows what is in force.
 	s := env.defaults()
-	badConfig := s.load(env.configPath())
+	badConfig := s.load(env.configPath(), home)
 	cmd := &cobra.Command{
 		Use:           "keyringd",
 		Short:         "serve the private keys in ~/.ssh, TPM keys first of all, over the ssh-agent protocol",

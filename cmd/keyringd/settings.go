@@ -3,35 +3,53 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/pflag"
 
 	"github.com/keyringd/keyringd/tpm/link"
 )
 
-// settings is everything that can be set, by a flag or, under the flag's name,
-// in config.toml. Only this file knows the names.
+// settings is everything that can be set: by a flag and, under the flag's name,
+// in config.toml; what is asked for rarely, only there. keyringd.toml(5)
+// documents each.
 type settings struct {
-	TPM        string        `toml:"tpm"`
-	KeyDirs    []string      `toml:"key-dir"`
-	RuntimeDir string        `toml:"runtime-dir"`
-	DataDir    string        `toml:"data-dir"`
-	Prompter   string        `toml:"prompter"`
-	Bus        string        `toml:"bus"`
-	Remember   time.Duration `toml:"-"` // TOML has no durations: see configFile
+	TPM            string
+	KeyDirs        []string
+	RuntimeDir     string
+	DataDir        string
+	Prompter       string
+	Bus            string
+	Upstream       string   // another ssh-agent's socket; "": none
+	AllowProviders []string // globs of PKCS #11 and security-key libraries that ssh-add may name
+	Remember       time.Duration
+	Replace        bool // take org.freedesktop.secrets from a daemon that allows it
+	P11KitSocket   bool // listen where p11-kit looks by itself, too
+
+	// In config.toml alone.
+	Confirm           confirmRules // the keys whose every use wants permission
+	Notify            bool         // tell the user of each use of a key
+	PKCS11StrictLogin bool         // PKCS #11 wants C_Login before a key that has a PIN is used
+	LogLevel          slog.Level
+	Lock              lockSettings
 }
 
-// configFile is settings as config.toml spells them.
-type configFile struct {
-	settings
-	Remember *string `toml:"remember"`
+// lockSettings say what goes when. On the last logout all goes, whatever they
+// say.
+type lockSettings struct {
+	Screen lockActions // the screen is locked
+	Sleep  lockActions // before the machine sleeps
+	Idle   lockActions // the desktop says that nobody is there
+}
+
+// lockActions are what an event takes away.
+type lockActions struct {
+	Forget   bool // PINs, passphrases and approvals that are remembered
+	Keyrings bool // collections are locked
 }
 
 // environment is what the settings' defaults depend on.
@@ -50,16 +68,24 @@ func (e environment) xdg(name, fallback string) string {
 	return filepath.Join(e.Home, fallback)
 }
 
+// userRuntimeDir is the user's runtime directory; "": there is none.
+func (e environment) userRuntimeDir() string {
+	if dir := e.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return dir
+	}
+	run := filepath.Join("/run/user", strconv.Itoa(e.UID))
+	if info, err := os.Stat(run); err == nil && info.IsDir() {
+		return run
+	}
+	return ""
+}
+
 // runtimeDir is where sockets go by default. Without a login session there may
 // be no XDG_RUNTIME_DIR; the fallback is a folder of the user's own, which the
 // sockets' owner check then guards.
 func (e environment) runtimeDir() string {
-	if dir := e.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+	if dir := e.userRuntimeDir(); dir != "" {
 		return filepath.Join(dir, "keyringd")
-	}
-	run := filepath.Join("/run/user", strconv.Itoa(e.UID))
-	if info, err := os.Stat(run); err == nil && info.IsDir() {
-		return filepath.Join(run, "keyringd")
 	}
 	return filepath.Join(os.TempDir(), "keyringd-"+strconv.Itoa(e.UID))
 }
@@ -70,17 +96,21 @@ func (e environment) configPath() string {
 
 func (e environment) defaults() settings {
 	return settings{
-		TPM:        "auto",
-		KeyDirs:    []string{filepath.Join(e.Home, ".ssh")},
-		RuntimeDir: e.runtimeDir(),
-		DataDir:    filepath.Join(e.xdg("XDG_DATA_HOME", ".local/share"), "keyringd"),
-		Prompter:   "auto",
-		Bus:        "session",
-		Remember:   10 * time.Minute,
+		TPM:            "auto",
+		KeyDirs:        []string{filepath.Join(e.Home, ".ssh")},
+		RuntimeDir:     e.runtimeDir(),
+		DataDir:        filepath.Join(e.xdg("XDG_DATA_HOME", ".local/share"), "keyringd"),
+		Prompter:       "auto",
+		Bus:            "session",
+		AllowProviders: []string{"/usr/lib*/*", "/usr/local/lib*/*"}, // as ssh-agent(1) has it
+		Remember:       10 * time.Minute,
+		LogLevel:       slog.LevelInfo,
+		Lock:           lockSettings{Screen: lockActions{Forget: true}, Sleep: lockActions{Forget: true}},
 	}
 }
 
-// flags registers every setting. The values already in s are the defaults.
+// flags registers every setting that has one. The values already in s are the
+// defaults.
 func (s *settings) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.TPM, "tpm", s.TPM, "the TPM: auto, none, device:/dev/tpmrm0, unix:PATH, tcp:HOST:PORT or swtpm[:DIR];\n"+
 		"\",rm\" after an address says that a resource manager stands behind it")
@@ -89,46 +119,11 @@ func (s *settings) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.DataDir, "data-dir", s.DataDir, "where the daemon keeps what must survive")
 	fs.StringVar(&s.Prompter, "prompter", s.Prompter, "who asks the user: auto, ui, gnome, pinentry:PROGRAM, askpass:PROGRAM or none")
 	fs.StringVar(&s.Bus, "bus", s.Bus, "the D-Bus to be on: session, none or an address")
+	fs.StringVar(&s.Upstream, "upstream", s.Upstream, "the socket of another ssh-agent, whose keys are listed after ours")
+	fs.StringArrayVar(&s.AllowProviders, "allow-provider", s.AllowProviders, "a GLOB of the libraries that ssh-add may name; may be given several times")
 	fs.DurationVar(&s.Remember, "remember", s.Remember, "how long a PIN or approval is remembered; 0: never")
-}
-
-// load reads config.toml into s; no file is no settings. An unknown name or a
-// value of the wrong type is an error that names the line.
-func (s *settings) load(path string) error {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	file := configFile{settings: *s}
-	decoder := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
-	if err := decoder.Decode(&file); err != nil {
-		return configError(path, err)
-	}
-	*s = file.settings
-	if file.Remember != nil {
-		if s.Remember, err = time.ParseDuration(*file.Remember); err != nil {
-			return fmt.Errorf("%s: remember: %w", path, err)
-		}
-	}
-	return nil
-}
-
-// configError says in which line of the file something is wrong.
-func configError(path string, err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) && len(strict.Errors) > 0 {
-		row, _ := strict.Errors[0].Position()
-		return fmt.Errorf("%s:%d: unknown setting %q", path, row, strings.Join(strict.Errors[0].Key(), "."))
-	}
-	var bad *toml.DecodeError
-	if errors.As(err, &bad) {
-		row, _ := bad.Position()
-		return fmt.Errorf("%s:%d: %s", path, row, strings.TrimPrefix(bad.Error(), "toml: "))
-	}
-	return fmt.Errorf("%s: %w", path, err)
+	fs.BoolVar(&s.Replace, "replace", s.Replace, "take org.freedesktop.secrets from a daemon that allows it")
+	fs.BoolVar(&s.P11KitSocket, "p11-kit-socket", s.P11KitSocket, "listen for PKCS #11 where p11-kit's own client looks, too")
 }
 
 // check refuses what no part of the daemon could make sense of, makes paths
@@ -138,12 +133,23 @@ func (s *settings) check() (link.Address, error) {
 	if err != nil {
 		return address, fmt.Errorf("--tpm: %w", err)
 	}
-	if s.Remember < 0 {
-		return address, fmt.Errorf("--remember: %s is in the past", s.Remember)
+	if err := checkRemember(s.Remember); err != nil {
+		return address, fmt.Errorf("--remember: %w", err)
+	}
+	for _, glob := range s.AllowProviders {
+		if err := checkProvider(glob); err != nil {
+			return address, fmt.Errorf("--allow-provider: %w", err)
+		}
+	}
+	if err := checkBus(s.Bus); err != nil {
+		return address, fmt.Errorf("--bus: %w", err)
 	}
 	paths := []*string{&s.RuntimeDir, &s.DataDir}
 	for i := range s.KeyDirs {
 		paths = append(paths, &s.KeyDirs[i])
+	}
+	if s.Upstream != "" {
+		paths = append(paths, &s.Upstream)
 	}
 	for _, p := range paths {
 		if *p == "" {
