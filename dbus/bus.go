@@ -91,6 +91,12 @@ func (b *bus) join() (err error) {
 		return fmt.Errorf("watch for programs that leave: %w", err)
 	}
 	b.announce()
+	if b.server.Secrets != nil {
+		b.announceSecrets()
+		if err := b.claimSecrets(); err != nil {
+			return err
+		}
+	}
 	reply, err := b.conn.RequestName(busName, 0)
 	if err != nil {
 		return fmt.Errorf("ask for the name %s: %w", busName, err)
@@ -114,8 +120,9 @@ func (b *bus) take(f *wire.Frame) (pass bool) {
 	case f.Type == godbus.TypeSignal && f.Member == "NameOwnerChanged":
 		b.ownerChanged(f)
 		return false
-	case f.Type == godbus.TypeSignal && f.Member == "NameLost":
-		b.server.log.Debug("a name was lost on the bus")
+	case f.Type == godbus.TypeSignal && (f.Member == "NameLost" || f.Member == "NameAcquired"):
+		b.nameChanged(f)
+		return false
 	}
 	return true
 }
@@ -138,7 +145,7 @@ func (b *bus) receive(f *wire.Frame) {
 		b.release(s, f.BodySize)
 		return // the connection is lost, which the next read says
 	}
-	c := &call{bus: b, sender: s, ctx: s.ctx, header: f.Header, body: body}
+	c := &call{bus: b, sender: s, ctx: s.ctx, header: f.Header, body: body, attached: f.TakeFiles()}
 	b.calls.Go(func() {
 		defer b.release(s, len(body))
 		c.serve()

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strings"
+	"os"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -15,24 +15,44 @@ import (
 
 // A call is one method call, on a goroutine of its own.
 type call struct {
-	bus    *bus
-	sender *sender
-	ctx    context.Context // ends when the sender leaves or the bus is lost
-	header wire.Header
-	body   []byte
+	bus      *bus
+	sender   *sender
+	ctx      context.Context // ends when the sender leaves or the bus is lost
+	header   wire.Header
+	body     []byte
+	attached []*os.File // that came along
 
 	node   node           // once looked up
 	caller keyring.Caller // once known
+
+	// after, if set, is called once the reply is sent; confidential, if set, wipes
+	// what the method returned, once that is encoded.
+	after, confidential func()
 }
 
 // serve answers the call.
 func (c *call) serve() {
+	defer c.end()
 	body, signature, err := c.answer()
 	if err != nil {
 		c.fail(err)
 		return
 	}
 	c.bus.reply(c.header, body, signature)
+	if c.confidential != nil {
+		clear(body)
+	}
+	if c.after != nil {
+		c.after()
+	}
+}
+
+// end leaves nothing of what the call brought.
+func (c *call) end() {
+	clear(c.body)
+	for _, f := range c.attached {
+		_ = f.Close()
+	}
 }
 
 // answer runs the method. A panic costs the call and nothing else.
@@ -43,15 +63,20 @@ func (c *call) answer() (body []byte, signature string, err error) {
 			err = fmt.Errorf("%w of type %T at %s", errPanic, r, panicsite.Of())
 		}
 	}()
+	defer func() {
+		if c.confidential != nil {
+			c.confidential()
+		}
+	}()
 	server := c.bus.server
-	if c.node, err = server.lookup(c.header.Path); err != nil {
+	if c.node, err = c.bus.lookup(c.sender, c.header.Path); err != nil {
 		return nil, "", err
 	}
 	m, err := server.method(c.node, c.header.Interface, c.header.Member)
 	if err != nil {
 		return nil, "", err
 	}
-	if len(c.body) > maxArguments && !strings.HasPrefix(m.in, "ay") {
+	if len(c.body) > m.most {
 		return nil, "", fmt.Errorf("%w: %d bytes of arguments", errLimit, len(c.body))
 	}
 	if c.caller, err = c.sender.identity(); err != nil {

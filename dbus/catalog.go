@@ -17,6 +17,8 @@ const (
 	rootPath = godbus.ObjectPath("/io/github/keyringd")
 	keysPath = rootPath + "/keys"
 
+	keyringsPath = rootPath + "/keyrings"
+
 	// maxLabel is how many characters of a label are shown, so that a key file
 	// cannot fill the messages of all.
 	maxLabel = 255

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/keyringd/keyringd/dbus/internal/transfer"
 	"github.com/keyringd/keyringd/dbus/internal/wire"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -21,6 +22,11 @@ var (
 	errForeign          = errors.New("only for programs of the same user")
 	errNotOwn           = errors.New("the socket is not the calling process's own")
 	errSandbox          = errors.New("key files are for programs outside of a sandbox")
+	errKeyrings         = errors.New("keyrings are looked after by programs outside of a sandbox")
+	errPortal           = errors.New("applications' keys are for the portal")
+	errNoSession        = errors.New("no such session, or it is another program's")
+	errPrompted         = errors.New("the prompt was called already")
+	errMaster           = errors.New("the passphrase does not open it")
 	errPanic            = errors.New("panic")
 	errSignature        = errors.New("malformed signature from the key")
 )
@@ -52,6 +58,14 @@ var outcomes = []struct {
 	{errForeign, standard + "AccessDenied", slog.LevelWarn},
 	{errNotOwn, standard + "AccessDenied", slog.LevelWarn},
 	{errSandbox, standard + "AccessDenied", slog.LevelWarn},
+	{errKeyrings, standard + "AccessDenied", slog.LevelWarn},
+	{errPortal, standard + "AccessDenied", slog.LevelWarn},
+	{errNoSession, secretService + "NoSession", slog.LevelDebug},
+	{errPrompted, secretService + "AlreadyExists", slog.LevelDebug},
+	{errMaster, "org.gnome.keyring.Error.Denied", slog.LevelDebug},
+	{transfer.ErrAlgorithm, standard + "NotSupported", slog.LevelDebug},
+	{transfer.ErrPeer, standard + "InvalidArgs", slog.LevelDebug},
+	{transfer.ErrTransfer, standard + "InvalidArgs", slog.LevelDebug},
 	{context.Canceled, standard + "NoReply", slog.LevelDebug}, // the sender left, or we are stopping
 	{context.DeadlineExceeded, standard + "Timeout", slog.LevelDebug},
 	{keyring.ErrNotFound, secretService + "NoSuchObject", slog.LevelDebug},

@@ -3,11 +3,12 @@ package dbus
 import (
 	"fmt"
 	"os"
-	"path"
 	"slices"
 	"strings"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/keyringd/keyringd/keyring"
 )
 
 // A node is an object's path with what answers there. It is made for one call.
@@ -16,11 +17,43 @@ type node struct {
 	interfaces []string
 	children   []string
 	properties map[string]properties // by interface
-	key        *entry                // of a key's node
+
+	// What is looked up only where it is asked for: the properties of
+	// interfaces[0], and the children, whose error is that the node is not there.
+	read func() (properties, error)
+	list func() ([]string, error)
+
+	key    *entry          // of a key's node
+	item   keyring.ItemRef // of an item's node, and without Item of a collection's
+	prompt *userPrompt     // of a prompt's node
+	cancel func()          // of a portal request's node
 }
 
 // everywhere are the interfaces of every node.
 var everywhere = []string{introspectionInterface, peerInterface}
+
+// lookup finds the node of a path for a sender: the sender's own ones, which are
+// nobody else's, and everybody's.
+func (b *bus) lookup(from *sender, at godbus.ObjectPath) (node, error) {
+	n := node{path: at, interfaces: everywhere}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case from.sessions[at] != nil:
+		n.interfaces = slices.Concat([]string{sessionInterface}, everywhere)
+	case from.prompts[at] != nil:
+		n.interfaces = slices.Concat([]string{promptInterface}, everywhere)
+		n.prompt = from.prompts[at]
+	case from.requests[at] != nil:
+		n.interfaces = slices.Concat([]string{requestInterface}, everywhere)
+		n.cancel = from.requests[at]
+	default:
+		b.mu.Unlock()
+		defer b.mu.Lock()
+		return b.server.lookup(at)
+	}
+	return n, nil
+}
 
 // lookup finds the node of a path.
 func (s *Server) lookup(at godbus.ObjectPath) (node, error) {
@@ -32,7 +65,10 @@ func (s *Server) lookup(at godbus.ObjectPath) (node, error) {
 	switch {
 	case at == rootPath:
 		n.interfaces = slices.Concat([]string{keyringInterface, managerInterface, propertiesInterface}, everywhere)
-		n.children = []string{path.Base(string(keysPath))}
+		n.children = []string{base(keysPath)}
+		if s.Secrets != nil {
+			n.children = append(n.children, base(keyringsPath))
+		}
 		n.properties = map[string]properties{keyringInterface: {"Version": godbus.MakeVariant(s.Version)}}
 	case at == keysPath:
 		n.interfaces = slices.Concat([]string{keysInterface}, everywhere)
@@ -43,16 +79,34 @@ func (s *Server) lookup(at godbus.ObjectPath) (node, error) {
 		n.key = keys.byPath[at]
 		n.interfaces = slices.Concat([]string{keyInterface, propertiesInterface}, everywhere)
 		n.properties = map[string]properties{keyInterface: n.key.properties}
+	case s.Secrets != nil && at == keyringsPath:
+		n.interfaces = slices.Concat([]string{keyringsInterface}, everywhere)
+	case s.Secrets != nil && at == portalPath:
+		return s.lookupPortal(n), nil
+	case s.Secrets != nil && (at == secretsPath || strings.HasPrefix(string(at), string(secretsPath)+"/")):
+		return s.lookupSecrets(n)
 	default:
-		// The nodes above ours are there to be walked through.
-		below, ok := strings.CutPrefix(string(rootPath), strings.TrimSuffix(string(at), "/")+"/")
-		if !ok {
+		if n.children = s.above(at); n.children == nil {
 			return n, fmt.Errorf("%w: %.200s", errUnknownObject, at)
 		}
-		child, _, _ := strings.Cut(below, "/")
-		n.children = []string{child}
 	}
 	return n, nil
+}
+
+// above returns the children of a node that is only there to be walked through.
+func (s *Server) above(at godbus.ObjectPath) (children []string) {
+	roots := []godbus.ObjectPath{rootPath}
+	if s.Secrets != nil {
+		roots = append(roots, portalPath, secretsPath)
+	}
+	for _, root := range roots {
+		below, ok := strings.CutPrefix(string(root), strings.TrimSuffix(string(at), "/")+"/")
+		child, _, _ := strings.Cut(below, "/")
+		if ok && !slices.Contains(children, child) {
+			children = append(children, child)
+		}
+	}
+	return children
 }
 
 // method finds a method of the node. The interface may be left out: D-Bus
@@ -82,7 +136,14 @@ func (c *call) introspect() (string, error) {
 	for _, name := range c.node.interfaces {
 		b.WriteString("  " + c.bus.server.tables[name].text + "\n")
 	}
-	for _, child := range c.node.children {
+	children := c.node.children
+	if c.node.list != nil {
+		var err error
+		if children, err = c.node.list(); err != nil {
+			return "", err
+		}
+	}
+	for _, child := range children {
 		b.WriteString("  <node name=\"" + child + "\"/>\n")
 	}
 	b.WriteString("</node>\n")
@@ -129,6 +190,9 @@ func (c *call) allProperties(in string) (properties, error) {
 	if in != "" && !slices.Contains(c.node.interfaces, in) {
 		return nil, fmt.Errorf("%w: %.200s", errUnknownInterface, in)
 	}
+	if c.node.read != nil && (in == "" || in == c.node.interfaces[0]) {
+		return c.node.read()
+	}
 	if in == "" {
 		for _, all := range c.node.properties {
 			return all, nil
@@ -140,9 +204,28 @@ func (c *call) allProperties(in string) (properties, error) {
 	return properties{}, nil
 }
 
-func (c *call) setProperty(in, name string, _ godbus.Variant) error {
+func (c *call) setProperty(in, name string, v godbus.Variant) error {
 	if _, err := c.getProperty(in, name); err != nil {
 		return err
 	}
+	switch in + "." + name {
+	case collectionInterface + ".Label":
+		return set(v, c.setCollectionLabel)
+	case itemInterface + ".Label":
+		return set(v, c.setItemLabel)
+	case itemInterface + ".Attributes":
+		return set(v, c.setItemAttributes)
+	case itemInterface + ".Type":
+		return set(v, c.setItemType)
+	}
 	return fmt.Errorf("%w: %s", errReadOnly, name)
+}
+
+// set sets a property to a value of its type.
+func set[T any](v godbus.Variant, to func(T) error) error {
+	value, ok := v.Value().(T)
+	if !ok {
+		return badArgument("a value of type %s", v.Signature())
+	}
+	return to(value)
 }

@@ -19,9 +19,9 @@ const (
 	// maxBytes bounds what the open calls of all senders hold, so that many
 	// connections of one program come no further than one.
 	maxBytes = 64 << 20
-	// maxBody bounds one call: the largest data, the other arguments, and what
+	// maxBody bounds one call: the largest secret, the other arguments, and what
 	// the encoding adds.
-	maxBody = maxData + maxArguments + 64
+	maxBody = maxSecretSize + maxArguments + 64
 )
 
 // A sender is a program on the bus, by its unique name. It is known from its
@@ -35,7 +35,11 @@ type sender struct {
 	identity func() (keyring.Caller, error)
 	app      string // its sandbox's name, "" for none; set by identity
 
-	calls int // guarded by bus.mu: open ones
+	// Guarded by bus.mu.
+	calls    int // open ones
+	sessions map[godbus.ObjectPath]*session
+	prompts  map[godbus.ObjectPath]*userPrompt
+	requests map[godbus.ObjectPath]context.CancelFunc // of the portal
 }
 
 // senders is everybody who called, and what their open calls hold.
@@ -43,6 +47,7 @@ type senders struct {
 	mu     sync.Mutex
 	byName map[string]*sender
 	bytes  int
+	count  uint64 // of sessions and prompts, and of their uses
 }
 
 // admit counts a call of that size, or says why it may not be.
@@ -54,7 +59,10 @@ func (b *bus) admit(name string, size int) (*sender, error) {
 	defer b.mu.Unlock()
 	s := b.byName[name]
 	if s == nil {
-		s = &sender{name: name}
+		s = &sender{
+			name: name, sessions: map[godbus.ObjectPath]*session{}, prompts: map[godbus.ObjectPath]*userPrompt{},
+			requests: map[godbus.ObjectPath]context.CancelFunc{},
+		}
 		s.ctx, s.cancel = context.WithCancel(b.ctx)
 		s.identity = sync.OnceValues(func() (keyring.Caller, error) { return b.identify(s) })
 		b.byName[name] = s

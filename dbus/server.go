@@ -33,12 +33,19 @@ type Server struct {
 	Maker      keyring.Maker
 	Keeper     keyring.Keeper
 	FileSealer keyring.FileSealer
+	// Secrets is what the Secret Service, the portal's back end and Keyrings1
+	// serve. Nil: none of them is there, and their name on the bus is left alone.
+	Secrets *keyring.Secrets
+	// Replace takes the Secret Service's name from another program that allows it.
+	// Otherwise the name is ours once no other has it.
+	Replace bool
 
 	keys   *keyring.Keys
 	gate   *keyring.Gate
 	log    *slog.Logger
 	tables tables
 
+	shown   shown
 	current atomic.Pointer[catalog]
 	making  sync.Mutex // held while current is made anew
 }

@@ -4,6 +4,7 @@ import (
 	"embed"
 	"encoding/xml"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 
@@ -22,6 +23,16 @@ const (
 	propertiesInterface    = "org.freedesktop.DBus.Properties"
 	introspectionInterface = "org.freedesktop.DBus.Introspectable"
 	peerInterface          = "org.freedesktop.DBus.Peer"
+
+	serviceInterface     = "org.freedesktop.Secret.Service"
+	collectionInterface  = "org.freedesktop.Secret.Collection"
+	itemInterface        = "org.freedesktop.Secret.Item"
+	sessionInterface     = "org.freedesktop.Secret.Session"
+	promptInterface      = "org.freedesktop.Secret.Prompt"
+	guiltRiddenInterface = "org.gnome.keyring.InternalUnsupportedGuiltRiddenInterface"
+	portalInterface      = "org.freedesktop.impl.portal.Secret"
+	requestInterface     = "org.freedesktop.impl.portal.Request"
+	keyringsInterface    = "io.github.keyringd.Keyrings1"
 )
 
 //go:embed *.xml
@@ -31,7 +42,7 @@ var interfaceFiles embed.FS
 // takes a *call and the method's in arguments, and returns its out arguments
 // and an error; a test compares the types with the files.
 func handlers() map[string]map[string]any {
-	return map[string]map[string]any{
+	all := map[string]map[string]any{
 		keyringInterface: {
 			"Lock":      (*call).lock,
 			"Unlock":    (*call).unlock,
@@ -62,6 +73,68 @@ func handlers() map[string]map[string]any {
 		introspectionInterface: {"Introspect": (*call).introspect},
 		peerInterface:          {"Ping": (*call).ping, "GetMachineId": (*call).machineID},
 	}
+	maps.Copy(all, secretHandlers())
+	return all
+}
+
+// secretHandlers are those of the Secret Service and of what goes with it.
+func secretHandlers() map[string]map[string]any {
+	return map[string]map[string]any{
+		serviceInterface: {
+			"OpenSession":      (*call).openSession,
+			"CreateCollection": (*call).createCollection,
+			"SearchItems":      (*call).searchItems,
+			"Unlock":           (*call).unlockObjects,
+			"Lock":             (*call).lockObjects,
+			"LockService":      (*call).lockService,
+			"ChangeLock":       (*call).changeLock,
+			"GetSecrets":       (*call).getSecrets,
+			"ReadAlias":        (*call).readAlias,
+			"SetAlias":         (*call).setAlias,
+		},
+		collectionInterface: {
+			"Delete":      (*call).deleteCollection,
+			"SearchItems": (*call).searchCollection,
+			"CreateItem":  (*call).createItem,
+		},
+		itemInterface: {
+			"Delete":    (*call).deleteItem,
+			"GetSecret": (*call).getSecret,
+			"SetSecret": (*call).setSecret,
+		},
+		sessionInterface: {"Close": (*call).closeSession},
+		promptInterface:  {"Prompt": (*call).show, "Dismiss": (*call).dismiss},
+		guiltRiddenInterface: {
+			"ChangeWithMasterPassword": (*call).changeWithMaster,
+			"ChangeWithPrompt":         (*call).changeLock,
+			"CreateWithMasterPassword": (*call).createWithMaster,
+			"UnlockWithMasterPassword": (*call).unlockWithMaster,
+		},
+		portalInterface:  {"RetrieveSecret": (*call).retrieveSecret},
+		requestInterface: {"Close": (*call).closeRequest},
+		keyringsInterface: {
+			"ListKeyrings":     (*call).listKeyrings,
+			"CreateKeyring":    (*call).createKeyring,
+			"Lock":             (*call).lockKeyring,
+			"Unlock":           (*call).unlockKeyring,
+			"ChangePassphrase": (*call).changePassphrase,
+			"ListSlots":        (*call).listSlots,
+			"AddSlot":          (*call).addSlot,
+			"AddRecoverySlot":  (*call).addRecoverySlot,
+			"RemoveSlot":       (*call).removeSlot,
+		},
+	}
+}
+
+// sizes are the methods that take more than maxArguments, and how much.
+var sizes = map[string]int{
+	keyInterface + ".Sign":              maxData + maxArguments,
+	keysInterface + ".Wrap":             maxData + maxArguments,
+	serviceInterface + ".Unlock":        maxPaths,
+	serviceInterface + ".Lock":          maxPaths,
+	serviceInterface + ".GetSecrets":    maxPaths,
+	collectionInterface + ".CreateItem": maxSecretSize + maxArguments,
+	itemInterface + ".SetSecret":        maxSecretSize + maxArguments,
 }
 
 // An iface is an interface as its file has it, with the functions behind it.
@@ -74,6 +147,7 @@ type iface struct {
 // A method is one that can be called.
 type method struct {
 	in, out string // signatures
+	most    int    // bytes of arguments
 	handler reflect.Value
 	args    []reflect.Type
 }
@@ -138,6 +212,7 @@ func (i *iface) bind(all map[string]any) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.Name, err)
 		}
+		bound.most = max(maxArguments, sizes[i.Name+"."+m.Name])
 		i.methods[m.Name] = bound
 	}
 	if len(all) != len(i.methods) {

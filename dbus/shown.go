@@ -1,0 +1,66 @@
+package dbus
+
+import (
+	"sync"
+
+	"github.com/keyringd/keyringd/keyring"
+)
+
+// maxShown is how many items are remembered as shown, far more than people
+// have.
+const maxShown = 1 << 16
+
+// shown is the items whose properties somebody has seen, and may have kept:
+// what is told of when a collection is locked or unlocked. Telling of all items
+// of a large collection would be as much as reading it whole.
+type shown struct {
+	mu    sync.Mutex
+	items map[string]map[string]struct{} // by collection
+	count int
+}
+
+func (s *shown) add(r keyring.ItemRef) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.items == nil {
+		s.items = map[string]map[string]struct{}{}
+	}
+	in := s.items[r.Collection]
+	if in == nil {
+		in = map[string]struct{}{}
+		s.items[r.Collection] = in
+	}
+	if _, already := in[r.Item]; already || s.count >= maxShown {
+		return
+	}
+	in[r.Item] = struct{}{}
+	s.count++
+}
+
+func (s *shown) remove(r keyring.ItemRef) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, there := s.items[r.Collection][r.Item]; there {
+		delete(s.items[r.Collection], r.Item)
+		s.count--
+	}
+}
+
+// forget forgets a collection.
+func (s *shown) forget(collection string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.count -= len(s.items[collection])
+	delete(s.items, collection)
+}
+
+// of returns a collection's items.
+func (s *shown) of(collection string) []keyring.ItemRef {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var refs []keyring.ItemRef
+	for item := range s.items[collection] {
+		refs = append(refs, keyring.ItemRef{Collection: collection, Item: item})
+	}
+	return refs
+}
