@@ -113,6 +113,7 @@ type CreateRequest struct {
 	Caller Caller
 	Target
 	Algorithm string // "ecdsa-p256", … or "rsa-2048", …; "": the usual one
+	Derive    bool   // an EC key agrees on secrets, too; RSA keys decrypt in any case
 
 	// CertificateRequest, if not nil, is what the new key signs a PKCS #10
 	// request for, with the fields that x509.CreateCertificateRequest takes.

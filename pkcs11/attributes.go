@@ -21,7 +21,11 @@ type publicKey struct {
 	crypto.PublicKey
 	typ  uint64 // CKK_
 	size int    // bytes of a signature's number: the modulus, or the order of the curve
-	tpm  bool
+
+	// Of the private half.
+	tpm    bool
+	usages keyring.Usages
+	origin keyring.Origin
 
 	params, point []byte // CKA_EC_PARAMS and CKA_EC_POINT
 	spki          []byte // SubjectPublicKeyInfo, DER
@@ -59,6 +63,19 @@ func newPublicKey(pub crypto.PublicKey) (*publicKey, error) {
 		return k, err
 	}
 	return nil, fmt.Errorf("public key of type %T: %w", pub, keyring.ErrUnsupported)
+}
+
+// may reports whether the private half may be used for a CKF_ of mechanisms.
+func (k *publicKey) may(use uint64) bool {
+	switch use {
+	case flagSign:
+		return k.usages.Has(keyring.UsageSign)
+	case flagDecrypt:
+		return k.usages.Has(keyring.UsageDecrypt)
+	case flagDerive:
+		return k.usages.Has(keyring.UsageDerive)
+	}
+	return false
 }
 
 // curveName returns a curve's object identifier, DER (RFC 5480 §2.1.1.1).
@@ -106,12 +123,10 @@ func (s *Server) attribute(o *object, t p11rpc.AttributeType) ([]byte, error) {
 	switch t {
 	case p11rpc.AttrStartDate, p11rpc.AttrEndDate:
 		return nil, nil
-	case p11rpc.AttrDerive:
-		return p11rpc.BoolValue(false), nil
 	case p11rpc.AttrLocal:
-		return p11rpc.BoolValue(false), nil // not known: a key file does not say where its key was made
+		return p11rpc.BoolValue(o.key.origin.Born), nil
 	case p11rpc.AttrKeyGenMechanism:
-		return p11rpc.UlongValue(p11rpc.Unavailable), nil
+		return p11rpc.UlongValue(o.key.madeBy()), nil
 	case p11rpc.AttrSubject:
 		if o.other == nil {
 			return nil, nil
@@ -120,7 +135,7 @@ func (s *Server) attribute(o *object, t p11rpc.AttributeType) ([]byte, error) {
 	case p11rpc.AttrAllowedMechanisms:
 		var list []byte
 		for _, m := range mechanisms {
-			if m.fits(o.key) {
+			if m.allowed(o.key, o.name.class) {
 				list = append(list, p11rpc.UlongValue(uint64(m.typ))...)
 			}
 		}
@@ -129,7 +144,19 @@ func (s *Server) attribute(o *object, t p11rpc.AttributeType) ([]byte, error) {
 	if o.name.class == p11rpc.ClassPublicKey {
 		return publicAttribute(t)
 	}
-	return privateAttribute(t)
+	return o.key.privateAttribute(t)
+}
+
+// madeBy returns the CKM_ that a key was made with, if that is known.
+func (k *publicKey) madeBy() uint64 {
+	switch {
+	case !k.origin.Born:
+	case k.typ == p11rpc.KeyTypeRSA:
+		return uint64(p11rpc.MechRSAPKCSKeyPairGen)
+	case k.typ == p11rpc.KeyTypeEC:
+		return uint64(p11rpc.MechECKeyPairGen)
+	}
+	return p11rpc.Unavailable
 }
 
 // attribute returns what both halves of a key have, by its type: §2.1.2, §2.1.3
@@ -165,22 +192,28 @@ func publicAttribute(t p11rpc.AttributeType) ([]byte, error) {
 	switch t {
 	case p11rpc.AttrVerify:
 		return p11rpc.BoolValue(true), nil
-	case p11rpc.AttrEncrypt, p11rpc.AttrVerifyRecover, p11rpc.AttrWrap, p11rpc.AttrTrusted:
+	case p11rpc.AttrEncrypt, p11rpc.AttrVerifyRecover, p11rpc.AttrWrap, p11rpc.AttrTrusted, p11rpc.AttrDerive:
 		return p11rpc.BoolValue(false), nil
 	}
 	return nil, p11rpc.AttributeTypeInvalid
 }
 
-// privateAttribute returns what all private keys have in common, §4.9. Whether a
-// key was ever outside cannot be told from its file: what is claimed is that it
-// cannot be read here, and no more.
-func privateAttribute(t p11rpc.AttributeType) ([]byte, error) {
+// privateAttribute returns what all private keys have in common, §4.9. That a
+// key was never outside is claimed only of one that the TPM has made and does
+// not let go.
+func (k *publicKey) privateAttribute(t p11rpc.AttributeType) ([]byte, error) {
 	switch t {
-	case p11rpc.AttrSign, p11rpc.AttrSensitive:
+	case p11rpc.AttrSensitive:
 		return p11rpc.BoolValue(true), nil
-	case p11rpc.AttrDecrypt, p11rpc.AttrSignRecover, p11rpc.AttrUnwrap, p11rpc.AttrExtractable,
-		p11rpc.AttrAlwaysSensitive, p11rpc.AttrNeverExtractable, p11rpc.AttrWrapWithTrusted,
-		p11rpc.AttrAlwaysAuthenticate:
+	case p11rpc.AttrSign:
+		return p11rpc.BoolValue(k.may(flagSign)), nil
+	case p11rpc.AttrDecrypt, p11rpc.AttrUnwrap:
+		return p11rpc.BoolValue(k.may(flagDecrypt)), nil
+	case p11rpc.AttrDerive:
+		return p11rpc.BoolValue(k.may(flagDerive)), nil
+	case p11rpc.AttrAlwaysSensitive, p11rpc.AttrNeverExtractable:
+		return p11rpc.BoolValue(k.origin.Bound && k.origin.Born), nil
+	case p11rpc.AttrSignRecover, p11rpc.AttrExtractable, p11rpc.AttrWrapWithTrusted, p11rpc.AttrAlwaysAuthenticate:
 		return p11rpc.BoolValue(false), nil
 	case p11rpc.AttrValue, p11rpc.AttrPrivateExponent, p11rpc.AttrPrime1, p11rpc.AttrPrime2,
 		p11rpc.AttrExponent1, p11rpc.AttrExponent2, p11rpc.AttrCoefficient:

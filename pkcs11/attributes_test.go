@@ -68,9 +68,17 @@ func TestAttributesMakeTheKey(t *testing.T) {
 				t.Errorf("%s: private %v", name, value(p11rpc.AttrPrivate))
 			}
 			if cl == p11rpc.ClassPrivateKey {
+				decrypts, derives := byte(0), byte(0)
+				switch key.signer.(type) {
+				case *rsa.PrivateKey:
+					decrypts = 1
+				case *ecdsa.PrivateKey:
+					derives = 1
+				}
 				for a, want := range map[p11rpc.AttributeType]byte{
-					p11rpc.AttrSign: 1, p11rpc.AttrDecrypt: 0, p11rpc.AttrDerive: 0, p11rpc.AttrSensitive: 1,
-					p11rpc.AttrExtractable: 0, p11rpc.AttrAlwaysAuthenticate: 0, p11rpc.AttrUnwrap: 0,
+					p11rpc.AttrSign: 1, p11rpc.AttrDecrypt: decrypts, p11rpc.AttrDerive: derives, p11rpc.AttrSensitive: 1,
+					p11rpc.AttrExtractable: 0, p11rpc.AttrAlwaysAuthenticate: 0, p11rpc.AttrUnwrap: decrypts,
+					p11rpc.AttrLocal: 0, p11rpc.AttrNeverExtractable: 0, p11rpc.AttrAlwaysSensitive: 0,
 				} {
 					if value(a)[0] != want {
 						t.Errorf("%s: attribute %#x is %d", name, uint32(a), value(a)[0])
@@ -154,10 +162,12 @@ func TestEveryMechanism(t *testing.T) {
 		}
 		given := p11rpc.Mechanism{Type: m.typ}
 		if m.scheme == schemePSS {
-			h := map[crypto.Hash]p11rpc.MechanismType{0: p11rpc.MechSHA256, crypto.SHA1: p11rpc.MechSHA1, crypto.SHA256: p11rpc.MechSHA256,
-				crypto.SHA384: p11rpc.MechSHA384, crypto.SHA512: p11rpc.MechSHA512}[m.hash]
-			_, mgf := pssHash(h)
-			given.PSS = &p11rpc.PSSParams{Hash: h, MGF: mgf, Salt: 17}
+			given.PSS = &p11rpc.PSSParams{Hash: p11rpc.MechSHA256, MGF: p11rpc.MGF1SHA256, Salt: 17}
+			for _, h := range hashes {
+				if h.hash == m.hash {
+					given.PSS.Hash, given.PSS.MGF = h.typ, h.mgf
+				}
+			}
 		}
 		data := message
 		if m.hash == 0 && m.scheme != schemeEdDSA {
@@ -257,13 +267,23 @@ func TestEveryMechanism(t *testing.T) {
 func TestNothingIsWritten(t *testing.T) {
 	s := start(t, softKeys("p256"), Options{})
 	c, session := s.open(t, fileSlot)
+	key := c.one(session, p11rpc.ClassPrivateKey, testKeys()["p256"])
+	c.want(p11rpc.ActionProhibited, p11rpc.DestroyObject, ulongs(session, key))
+	c.want(p11rpc.ObjectHandleInvalid, p11rpc.DestroyObject, ulongs(session, 99))
+	certificate := []p11rpc.Attribute{class(p11rpc.ClassCertificate), p11rpc.NewAttribute(p11rpc.AttrToken, p11rpc.BoolValue(true))}
+	c.want(p11rpc.TokenWriteProtected, p11rpc.CreateObject, func(e *p11rpc.Encoder) { e.Ulong(session); e.Attributes(certificate) })
+	c.want(p11rpc.TokenWriteProtected, p11rpc.GenerateKeyPair, func(e *p11rpc.Encoder) {
+		e.Ulong(session)
+		e.Mechanism(p11rpc.Mechanism{Type: p11rpc.MechECKeyPairGen})
+		e.Attributes(nil)
+		e.Attributes(nil)
+	})
 	for call, want := range map[p11rpc.Call]p11rpc.RV{
-		p11rpc.CreateObject: p11rpc.TokenWriteProtected, p11rpc.InitToken: p11rpc.TokenWriteProtected,
-		p11rpc.DestroyObject: p11rpc.ActionProhibited, p11rpc.CopyObject: p11rpc.ActionProhibited,
+		p11rpc.InitToken: p11rpc.TokenWriteProtected, p11rpc.CopyObject: p11rpc.ActionProhibited,
 		p11rpc.SetAttributeValue: p11rpc.AttributeReadOnly, p11rpc.SeedRandom: p11rpc.RandomSeedNotSupported,
 		p11rpc.DigestKey: p11rpc.KeyIndigestible, p11rpc.GetOperationState: p11rpc.StateUnsaveable,
-		p11rpc.DecryptInit: p11rpc.FunctionNotSupported, p11rpc.GenerateKeyPair: p11rpc.FunctionNotSupported,
-		p11rpc.DeriveKey: p11rpc.FunctionNotSupported, p11rpc.SetPIN: p11rpc.FunctionNotSupported,
+		p11rpc.EncryptInit: p11rpc.FunctionNotSupported, p11rpc.GenerateKey: p11rpc.FunctionNotSupported,
+		p11rpc.WrapKey: p11rpc.FunctionNotSupported, p11rpc.SetPIN: p11rpc.FunctionNotSupported,
 		p11rpc.InitPIN: p11rpc.FunctionNotSupported, p11rpc.LoginUser: p11rpc.FunctionNotSupported,
 	} {
 		c.want(want, call, ulongs(session, 1))

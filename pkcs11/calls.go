@@ -1,10 +1,6 @@
 package pkcs11
 
-import (
-	"crypto/rand"
-
-	"github.com/keyringd/keyringd/pkcs11/p11rpc"
-)
+import "github.com/keyringd/keyringd/pkcs11/p11rpc"
 
 // handle answers a request by writing to q.out, or by setting q.later. An error
 // becomes the answer instead.
@@ -57,6 +53,15 @@ var handlers = map[p11rpc.Call]func(*request) error{
 	p11rpc.Verify:            (*request).verify,
 	p11rpc.VerifyUpdate:      (*request).verifyUpdate,
 	p11rpc.VerifyFinal:       (*request).verifyFinal,
+	p11rpc.DecryptInit:       (*request).decryptInit,
+	p11rpc.Decrypt:           (*request).decrypt,
+	p11rpc.DecryptUpdate:     (*request).decryptUpdate,
+	p11rpc.DecryptFinal:      (*request).decryptFinal,
+	p11rpc.DeriveKey:         (*request).deriveKey,
+	p11rpc.UnwrapKey:         (*request).unwrapKey,
+	p11rpc.GenerateKeyPair:   (*request).generateKeyPair,
+	p11rpc.CreateObject:      (*request).createObject,
+	p11rpc.DestroyObject:     (*request).destroyObject,
 	p11rpc.GenerateRandom:    (*request).generateRandom,
 }
 
@@ -64,9 +69,7 @@ var handlers = map[p11rpc.Call]func(*request) error{
 // not supported.
 var refused = map[p11rpc.Call]p11rpc.RV{
 	p11rpc.InitToken:         p11rpc.TokenWriteProtected,
-	p11rpc.CreateObject:      p11rpc.TokenWriteProtected,
 	p11rpc.CopyObject:        p11rpc.ActionProhibited,
-	p11rpc.DestroyObject:     p11rpc.ActionProhibited,
 	p11rpc.SetAttributeValue: p11rpc.AttributeReadOnly,
 	p11rpc.DigestKey:         p11rpc.KeyIndigestible,
 	p11rpc.GetOperationState: p11rpc.StateUnsaveable,
@@ -125,27 +128,3 @@ func (q *request) getInfo() error {
 	q.out.Version(1, 0)
 	return nil
 }
-
-// generateRandom is C_GenerateRandom, §5.16. The numbers are the kernel's.
-func (q *request) generateRandom() error {
-	id, room := q.in.Ulong(), q.in.Room()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	if _, err := q.session(id); err != nil {
-		return err
-	}
-	if room > maxRandom {
-		return p11rpc.ArgumentsBad
-	}
-	b := make([]byte, room)
-	if _, err := rand.Read(b); err != nil {
-		return err
-	}
-	q.out.Data(b)
-	return nil
-}
-
-// maxRandom is how many random bytes one call gives, so that four bytes of
-// request cannot ask for four gigabytes.
-const maxRandom = 64 << 10

@@ -3,13 +3,18 @@ package pkcs11
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"sync"
 	"sync/atomic"
 
+	"github.com/keyringd/keyringd/internal/atomicfile"
 	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -22,9 +27,16 @@ const maxCertificates = 16
 // folder.Consumer: NAME.crt beside a key, or any other file, PEM or DER. Which
 // of them are shown is decided by the public keys in them. Certificates of other
 // formats, such as OpenSSH's, are left to others.
+//
+// The exported field is set before first use.
 type Certificates struct {
+	// Rescan makes known what was written to the folders. nil: certificates are
+	// only read.
+	Rescan func(context.Context) error
+
 	byPath map[string][]certificate // of the folder's goroutine alone
 	now    atomic.Pointer[certSet]
+	adding sync.Mutex // one file at a time finds a free name
 }
 
 type certID [sha256.Size]byte
@@ -53,6 +65,9 @@ var _ folder.Consumer = (*Certificates)(nil)
 // Load looks for certificates in a file. Who else may read it does not matter.
 func (c *Certificates) Load(f folder.File, data []byte) error {
 	delete(c.byPath, f.Path)
+	if atomicfile.IsTemporary(f.Path) {
+		return folder.ErrNotMine
+	}
 	found, err := parseCertificates(data)
 	if err != nil {
 		return err
@@ -113,6 +128,68 @@ func (c *Certificates) generation() uint64 { return c.now.Load().generation }
 
 // of returns a key's certificates. The slice is shared.
 func (c *Certificates) of(key keyring.KeyID) []certificate { return c.now.Load().byKey[key] }
+
+// writable reports whether certificates can be added.
+func (c *Certificates) writable() bool { return c.Rescan != nil }
+
+// Add writes a certificate as PEM beside its key's first file: NAME.crt, or
+// NAME.2.crt and so on where that is taken, as nothing is ever written over. When
+// it returns the certificate is shown. One that is shown already is not written
+// again. Errors wrap ErrUnsupported and ErrUnavailable, or are ctx's.
+func (c *Certificates) Add(ctx context.Context, key keyring.KeyInfo, cert *x509.Certificate) error {
+	if !c.writable() || len(key.Paths) == 0 {
+		return fmt.Errorf("a certificate without a place: %w", keyring.ErrUnsupported)
+	}
+	if err := c.write(ctx, key, cert); err != nil {
+		return err
+	}
+	if err := c.Rescan(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", keyring.ErrUnavailable, err)
+	}
+	return ctx.Err()
+}
+
+// maxCopies is how many certificates of one key are written: far more than are
+// valid at a time.
+const maxCopies = 20
+
+func (c *Certificates) write(ctx context.Context, key keyring.KeyInfo, cert *x509.Certificate) error {
+	c.adding.Lock()
+	defer c.adding.Unlock()
+	id := certID(sha256.Sum256(cert.Raw))
+	if slices.ContainsFunc(c.of(key.ID), func(have certificate) bool { return have.id == id }) {
+		return nil
+	}
+	file := atomicfile.File{
+		Data: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
+		Perm: 0o644,
+	}
+	for n := 1; n <= maxCopies; n++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		file.Path = key.Paths[0] + ".crt"
+		if n > 1 {
+			file.Path = fmt.Sprintf("%s.%d.crt", key.Paths[0], n)
+		}
+		err := put(file)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%w: %w", keyring.ErrUnavailable, err)
+		}
+	}
+	return fmt.Errorf("%s has more than %d certificates: %w", key.Paths[0], maxCopies, keyring.ErrUnsupported)
+}
+
+func put(file atomicfile.File) error {
+	staged, err := atomicfile.Stage(nil, file)
+	if err != nil {
+		return err
+	}
+	return staged.Commit()
+}
 
 // parseCertificates returns the certificates in a file, none where there is none.
 func parseCertificates(data []byte) ([]certificate, error) {

@@ -42,6 +42,7 @@ type connection struct {
 	lastSession uint64
 	loggedIn    map[uint64]bool // by slot
 	waiting     int             // bytes
+	secrets     map[uint64]*secretKey
 }
 
 // A request is one call that is being answered.
@@ -64,6 +65,7 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) {
 		ctx:      ctx,
 		sessions: map[uint64]*session{},
 		loggedIn: map[uint64]bool{},
+		secrets:  map[uint64]*secretKey{},
 	}
 	n.peer = sync.OnceValue(n.whoCalls)
 	defer n.wg.Wait()
@@ -145,7 +147,11 @@ func (n *connection) reply(code uint32, q *request, err error) error {
 		n.log(level, "call refused", slog.String("call", q.call.String()), slog.Any("err", err))
 		message = p11rpc.ErrorResponse(rv)
 	}
-	return n.send(p11rpc.AppendFrame(make([]byte, 0, 12+len(message)), p11rpc.Frame{Code: code, Body: message}))
+	frame := p11rpc.AppendFrame(make([]byte, 0, 12+len(message)), p11rpc.Frame{Code: code, Body: message})
+	// An answer may hold what was decrypted.
+	defer clear(frame)
+	clear(message)
+	return n.send(frame)
 }
 
 func (n *connection) send(b []byte) error {
@@ -185,6 +191,24 @@ func (n *connection) whoCalls() keyring.Caller {
 	}
 	return who
 }
+
+// wait has the request answered when work is done, which may wait for the user
+// or a device, with n bytes of the program's.
+func (q *request) wait(n int, work func() error) error {
+	release, err := q.hold(waiter + n)
+	if err != nil {
+		return err
+	}
+	q.later = func() error {
+		defer release()
+		return work()
+	}
+	return nil
+}
+
+// waiter is about what a request costs that waits, however short: enough of them
+// would fill the memory, too.
+const waiter = 4 << 10
 
 // hold makes room for a message that waits; release gives it back.
 func (n *connection) hold(bytes int) (release func(), err error) {

@@ -42,6 +42,10 @@ func outcome(err error) (p11rpc.RV, slog.Level) {
 	if errors.As(err, &rv) {
 		return rv, slog.LevelDebug
 	}
+	var bad *keyring.CiphertextError
+	if errors.As(err, &bad) {
+		return p11rpc.EncryptedDataInvalid, slog.LevelDebug
+	}
 	for _, o := range outcomes {
 		if errors.Is(err, o.err) {
 			return o.rv, o.level

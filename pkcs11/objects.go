@@ -55,6 +55,9 @@ func (s *Server) objects() *snapshot {
 		return old
 	}
 	next := &snapshot{keys: keys, certs: certs, byHandle: map[uint64]*object{}, tokens: map[uint64]bool{}}
+	if s.maker != nil {
+		next.tokens[slotOf(keyring.KindTPM)] = true // there may not be a key yet
+	}
 	handles := map[objectName]uint64{}
 	if old != nil {
 		for _, o := range old.list {
@@ -64,10 +67,7 @@ func (s *Server) objects() *snapshot {
 	for _, info := range s.keys.List() {
 		for _, o := range s.objectsOf(info) {
 			if o.handle = handles[o.name]; o.handle == 0 {
-				// A number is not given twice, so that a program's old handle never
-				// means another object.
-				s.handle++
-				o.handle = s.handle
+				o.handle = s.nextHandle()
 			}
 			next.list = append(next.list, o)
 			next.byHandle[o.handle] = o
@@ -78,6 +78,10 @@ func (s *Server) objects() *snapshot {
 	return next
 }
 
+// nextHandle returns a number that was never given to an object before, so that
+// a program's old handle never means another one.
+func (s *Server) nextHandle() uint64 { return s.handle.Add(1) }
+
 // objectsOf returns the objects of one key, without handles: none for a key that
 // PKCS#11 has no name for.
 func (s *Server) objectsOf(info keyring.KeyInfo) []*object {
@@ -86,7 +90,7 @@ func (s *Server) objectsOf(info keyring.KeyInfo) []*object {
 		s.journal.log.Debug("key not offered", slog.String("key", info.Label), slog.Any("err", err))
 		return nil
 	}
-	key.tpm = info.Kind == keyring.KindTPM
+	key.tpm, key.usages, key.origin = info.Kind == keyring.KindTPM, info.Usages, info.Origin
 	certs := s.certs.of(info.ID)
 	base := object{label: info.Label, key: key}
 	if len(certs) > 0 {
@@ -124,33 +128,51 @@ func (q *request) visible(s *session, o *object) bool {
 
 // findObjectsInit is C_FindObjectsInit, §5.7.
 func (q *request) findObjectsInit() error {
-	id := q.in.Ulong()
-	template := q.in.Attributes()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.finding {
-		return p11rpc.OperationActive
-	}
-	s.finding, s.found = true, nil
-	for _, o := range q.server.objects().list {
-		if q.visible(s, o) && q.server.matches(o, template) {
-			s.found = append(s.found, o.handle)
+	id, template := q.in.Ulong(), q.in.Attributes()
+	return q.inSession(id, func(s *session) error {
+		if s.finding {
+			return p11rpc.OperationActive
 		}
+		s.finding, s.found = true, nil
+		for _, o := range q.server.objects().list {
+			if q.visible(s, o) && matches(q.server.attributesOf(o), template) {
+				s.found = append(s.found, o.handle)
+			}
+		}
+		for _, k := range q.secretKeys(s.slot) {
+			if matches(k.attribute, template) {
+				s.found = append(s.found, k.handle)
+			}
+		}
+		return nil
+	})
+}
+
+// attributes returns an object's value of an attribute, or why there is none.
+type attributes func(p11rpc.AttributeType) ([]byte, error)
+
+// attributesOf returns what can be read of an object on a token.
+func (s *Server) attributesOf(o *object) attributes {
+	return func(t p11rpc.AttributeType) ([]byte, error) { return s.attribute(o, t) }
+}
+
+// attributes returns what can be read of the object with a handle that the
+// session can see.
+func (q *request) attributes(s *session, handle uint64) (attributes, error) {
+	if k, ok := q.secretKey(s, handle); ok {
+		return k.attribute, nil
 	}
-	return nil
+	o, err := q.object(s, handle)
+	if err != nil {
+		return nil, err
+	}
+	return q.server.attributesOf(o), nil
 }
 
 // matches reports whether an object has all of a template's values.
-func (s *Server) matches(o *object, template []p11rpc.Attribute) bool {
+func matches(read attributes, template []p11rpc.Attribute) bool {
 	for _, want := range template {
-		value, err := s.attribute(o, want.Type)
+		value, err := read(want.Type)
 		if err != nil || !want.Valid || want.Type.Form() == p11rpc.FormTemplate {
 			return false
 		}
@@ -165,65 +187,44 @@ func (s *Server) matches(o *object, template []p11rpc.Attribute) bool {
 // left out.
 func (q *request) findObjects() error {
 	id, room := q.in.Ulong(), q.in.Room()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.finding {
-		return p11rpc.OperationNotInitialized
-	}
-	now := q.server.objects()
-	var list []uint64
-	for len(s.found) > 0 && uint64(len(list)) < uint64(room) {
-		handle := s.found[0]
-		s.found = s.found[1:]
-		if now.byHandle[handle] != nil {
-			list = append(list, handle)
+	return q.inSession(id, func(s *session) error {
+		if !s.finding {
+			return p11rpc.OperationNotInitialized
 		}
-	}
-	q.out.Numbers(list)
-	return nil
+		var list []uint64
+		for len(s.found) > 0 && uint64(len(list)) < uint64(room) {
+			handle := s.found[0]
+			s.found = s.found[1:]
+			if _, err := q.attributes(s, handle); err == nil {
+				list = append(list, handle)
+			}
+		}
+		q.out.Numbers(list)
+		return nil
+	})
 }
 
 // findObjectsFinal is C_FindObjectsFinal, §5.7.
 func (q *request) findObjectsFinal() error {
-	id := q.in.Ulong()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.finding {
-		return p11rpc.OperationNotInitialized
-	}
-	s.finding, s.found = false, nil
-	return nil
+	return q.inSession(q.in.Ulong(), func(s *session) error {
+		if !s.finding {
+			return p11rpc.OperationNotInitialized
+		}
+		s.finding, s.found = false, nil
+		return nil
+	})
 }
 
 // getObjectSize is C_GetObjectSize, §5.7: sizes are not known.
 func (q *request) getObjectSize() error {
 	id, handle := q.in.Ulong(), q.in.Ulong()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	if _, err := q.object(s, handle); err != nil {
-		return err
-	}
-	q.out.Ulong(p11rpc.Unavailable)
-	return nil
+	return q.inSession(id, func(s *session) error {
+		if _, err := q.attributes(s, handle); err != nil {
+			return err
+		}
+		q.out.Ulong(p11rpc.Unavailable)
+		return nil
+	})
 }
 
 // getAttributeValue is C_GetAttributeValue, §5.7. Every attribute that can be
@@ -232,33 +233,28 @@ func (q *request) getObjectSize() error {
 func (q *request) getAttributeValue() error {
 	id, handle := q.in.Ulong(), q.in.Ulong()
 	rooms := q.in.Rooms()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	o, err := q.object(s, handle)
-	if err != nil {
-		return err
-	}
-	rv := p11rpc.OK
-	answer := make([]p11rpc.Attribute, len(rooms))
-	for i, room := range rooms {
-		var why p11rpc.RV
-		if answer[i], why = q.server.answerAttribute(o, room); why != p11rpc.OK {
-			rv = why
+	return q.inSession(id, func(s *session) error {
+		read, err := q.attributes(s, handle)
+		if err != nil {
+			return err
 		}
-	}
-	q.out.Attributes(answer)
-	q.out.Ulong(uint64(rv))
-	return nil
+		rv := p11rpc.OK
+		answer := make([]p11rpc.Attribute, len(rooms))
+		for i, room := range rooms {
+			var why p11rpc.RV
+			if answer[i], why = answerAttribute(read, room); why != p11rpc.OK {
+				rv = why
+			}
+		}
+		q.out.Attributes(answer)
+		q.out.Ulong(uint64(rv))
+		return nil
+	})
 }
 
 // answerAttribute puts an attribute into the room there is for it.
-func (s *Server) answerAttribute(o *object, room p11rpc.Room) (p11rpc.Attribute, p11rpc.RV) {
-	value, err := s.attribute(o, room.Type)
+func answerAttribute(read attributes, room p11rpc.Room) (p11rpc.Attribute, p11rpc.RV) {
+	value, err := read(room.Type)
 	switch {
 	case err != nil:
 		rv, _ := outcome(err)

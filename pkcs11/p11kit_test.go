@@ -97,7 +97,8 @@ func TestPKCS11ToolLists(t *testing.T) {
 	contains(t, p.run("pkcs11-tool", "--module", p.module, "-L"),
 		"keyringd TPM", "keyringd keys", "token initialized", "PIN pad present", "readonly")
 	contains(t, p.run("pkcs11-tool", "--module", p.module, "-M", "--token-label", "keyringd keys"),
-		"RSA-PKCS, keySize={1024,16384}, sign, verify", "ECDSA, keySize={224,521}, sign, verify", "SHA256-RSA-PKCS", "SHA512, digest")
+		"RSA-PKCS, keySize={1024,16384}, decrypt, sign, verify", "RSA-PKCS-OAEP, keySize={1024,16384}, decrypt",
+		"ECDSA, keySize={256,521}, sign, verify", "SHA256-RSA-PKCS", "SHA512, digest")
 	out := p.run("pkcs11-tool", "--module", p.module, "-O", "--token-label", "keyringd keys")
 	id := idOf(k["rsa"])
 	contains(t, out, "Private Key Object; RSA", "Public Key Object; RSA 2048 bits", "Certificate Object; type = X.509 cert",

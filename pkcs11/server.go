@@ -29,6 +29,12 @@ type Options struct {
 	// gained by it but for those who want it so: a login takes no PIN, and the
 	// user is asked in either case where a key is used.
 	Strict bool
+	// Maker makes TPM keys for C_GenerateKeyPair; nil: there is no TPM, and none
+	// are made. With it there is a TPM token even before there is a key.
+	Maker keyring.Maker
+	// Random fills a slice with random numbers of the TPM's, for its token; nil,
+	// or an error that it returns: they are the kernel's.
+	Random func(ctx context.Context, b []byte) error
 }
 
 // A Server serves the keys of a keyring.Keys as PKCS#11 tokens. Make one with
@@ -37,13 +43,15 @@ type Server struct {
 	keys    *keyring.Keys
 	certs   *Certificates
 	strict  bool
+	maker   keyring.Maker
+	random  func(context.Context, []byte) error
 	journal journal
 
 	frameTimeout, writeTimeout time.Duration
 
 	current atomic.Pointer[snapshot]
-	mu      sync.Mutex // held while current is made anew
-	handle  uint64     // the last one given to an object; guarded by mu
+	mu      sync.Mutex    // held while current is made anew
+	handle  atomic.Uint64 // the last one given to an object
 }
 
 // New returns a Server of these keys. What goes wrong on our side is told to
@@ -57,6 +65,8 @@ func New(keys *keyring.Keys, log *slog.Logger, o Options) *Server {
 		keys:         keys,
 		certs:        certs,
 		strict:       o.Strict,
+		maker:        o.Maker,
+		random:       o.Random,
 		journal:      journal{log: log},
 		frameTimeout: frameTimeout,
 		writeTimeout: writeTimeout,

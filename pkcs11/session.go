@@ -2,6 +2,7 @@ package pkcs11
 
 import (
 	"context"
+	"errors"
 	"hash"
 	"sync"
 
@@ -31,7 +32,7 @@ const (
 // kind under way.
 type session struct {
 	id, slot uint64
-	writing  bool            // opened for it; nothing is ever written
+	writing  bool            // opened for it
 	ctx      context.Context // ends when the session is closed
 	cancel   context.CancelFunc
 
@@ -39,8 +40,7 @@ type session struct {
 	finding   bool
 	found     []uint64 // handles that C_FindObjects has not returned yet
 	digesting hash.Hash
-	signing   *operation
-	verifying *operation
+	ops       [kinds]*operation
 }
 
 // session returns an open session.
@@ -51,6 +51,30 @@ func (n *connection) session(id uint64) (*session, error) {
 		return s, nil
 	}
 	return nil, p11rpc.SessionHandleInvalid
+}
+
+// inSession ends the reading of a request's fields, and calls f with the session
+// to itself.
+func (q *request) inSession(id uint64, f func(*session) error) error {
+	if err := q.in.End(); err != nil {
+		return err
+	}
+	s, err := q.session(id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f(s)
+}
+
+// inTime says what an error means of something that a session waited for: when
+// the session was closed meanwhile, that is the reason.
+func (q *request) inTime(s *session, err error) error {
+	if errors.Is(err, context.Canceled) && s.ctx.Err() != nil && q.ctx.Err() == nil {
+		return p11rpc.SessionClosed
+	}
+	return err
 }
 
 // openSession is C_OpenSession, §5.6. Handles are not used twice.
@@ -115,6 +139,7 @@ func (n *connection) closeSessions(match func(*session) bool) int {
 		if match(s) {
 			s.cancel()
 			delete(n.sessions, id)
+			n.forgetLocked(s)
 			closed++
 		} else {
 			open[s.slot] = true
@@ -147,23 +172,17 @@ func (n *connection) countSessions(slot uint64) (c sessionCount) {
 
 // getSessionInfo is C_GetSessionInfo, §5.6.
 func (q *request) getSessionInfo() error {
-	id := q.in.Ulong()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	flags := uint64(flagSerial)
-	if s.writing {
-		flags |= flagRW
-	}
-	q.out.Ulong(s.slot)
-	q.out.Ulong(q.state(s))
-	q.out.Ulong(flags)
-	q.out.Ulong(0)
-	return nil
+	return q.inSession(q.in.Ulong(), func(s *session) error {
+		flags := uint64(flagSerial)
+		if s.writing {
+			flags |= flagRW
+		}
+		q.out.Ulong(s.slot)
+		q.out.Ulong(q.state(s))
+		q.out.Ulong(flags)
+		q.out.Ulong(0)
+		return nil
+	})
 }
 
 func (n *connection) state(s *session) uint64 {
@@ -194,52 +213,39 @@ func (n *connection) seesPrivate(slot uint64) bool { return !n.server.strict || 
 func (q *request) login() error {
 	id, user := q.in.Ulong(), q.in.Ulong()
 	q.in.Bytes()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	switch user {
-	case userUser:
-	case userContextSpecific:
-		// No key asks for it; where an operation waits it is harmless.
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.signing == nil {
-			return p11rpc.OperationNotInitialized
+	return q.inSession(id, func(s *session) error {
+		switch user {
+		case userUser:
+		case userContextSpecific:
+			// No key asks for it; where an operation waits it is harmless.
+			if s.ops == [kinds]*operation{} {
+				return p11rpc.OperationNotInitialized
+			}
+			return nil
+		case userSO:
+			return p11rpc.TokenWriteProtected // there is nothing for a security officer to do
+		default:
+			return p11rpc.UserTypeInvalid
 		}
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.loggedIn[s.slot] {
+			return p11rpc.UserAlreadyLoggedIn
+		}
+		q.loggedIn[s.slot] = true
 		return nil
-	case userSO:
-		return p11rpc.TokenWriteProtected // there is nothing for a security officer to do
-	default:
-		return p11rpc.UserTypeInvalid
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.loggedIn[s.slot] {
-		return p11rpc.UserAlreadyLoggedIn
-	}
-	q.loggedIn[s.slot] = true
-	return nil
+	})
 }
 
 // logout is C_Logout, §5.6.
 func (q *request) logout() error {
-	id := q.in.Ulong()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.loggedIn[s.slot] {
-		return p11rpc.UserNotLoggedIn
-	}
-	delete(q.loggedIn, s.slot)
-	return nil
+	return q.inSession(q.in.Ulong(), func(s *session) error {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if !q.loggedIn[s.slot] {
+			return p11rpc.UserNotLoggedIn
+		}
+		delete(q.loggedIn, s.slot)
+		return nil
+	})
 }

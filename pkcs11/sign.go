@@ -2,7 +2,6 @@ package pkcs11
 
 import (
 	"bytes"
-	"context"
 	"crypto"
 	"encoding/asn1"
 	"errors"
@@ -14,144 +13,73 @@ import (
 
 var errBadSignature = errors.New("malformed signature from the key")
 
-// reason is what a person reads of a signature's purpose: the protocol tells no
-// more.
-const reason = "sign data over PKCS#11"
+// What a person reads of a use's purpose: the protocol tells no more.
+const (
+	reasonSign    = "sign data over PKCS#11"
+	reasonDecrypt = "decrypt data over PKCS#11"
+	reasonDerive  = "agree on a secret over PKCS#11"
+	reasonUnwrap  = "decrypt a key over PKCS#11"
+	// Whoever has an RSA key's bare operation can do all that the key can.
+	reasonBare = "sign or decrypt data without a padding, over PKCS#11"
+)
 
-// signInit is C_SignInit, §5.11. No mechanism ends the operation (v3.0 §5.13).
-func (q *request) signInit() error {
-	id, given, handle := q.in.Ulong(), q.in.Mechanism(), q.in.Ulong()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if given.Type == p11rpc.MechNone {
-		if s.signing != nil && !s.signing.running {
-			s.signing = nil
-		}
-		return nil
-	}
-	if s.signing != nil {
-		return p11rpc.OperationActive
-	}
-	op, err := q.begin(s, given, handle, p11rpc.ClassPrivateKey)
-	if err != nil {
-		return err
-	}
-	s.signing = op
-	return nil
-}
+// signInit is C_SignInit, §5.11.
+func (q *request) signInit() error { return q.operationInit(signing, p11rpc.ClassPrivateKey) }
 
 // sign is C_Sign, §5.11.
 func (q *request) sign() error {
 	id, data, room := q.in.Ulong(), q.in.Bytes(), q.in.Room()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	return q.finish(id, data.Data, room, false)
+	return q.signLast(id, data.Data, room, false)
 }
 
 // signUpdate is C_SignUpdate, §5.11.
-func (q *request) signUpdate() error {
-	id, data := q.in.Ulong(), q.in.Bytes()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	op := s.signing
-	switch {
-	case op == nil:
-		return p11rpc.OperationNotInitialized
-	case op.running:
-		return p11rpc.OperationActive
-	}
-	if err := op.update(data.Data); err != nil {
-		s.signing = nil
-		return err
-	}
-	return nil
-}
+func (q *request) signUpdate() error { return q.operationUpdate(signing) }
 
 // signFinal is C_SignFinal, §5.11.
 func (q *request) signFinal() error {
 	id, room := q.in.Ulong(), q.in.Room()
-	if err := q.in.End(); err != nil {
-		return err
-	}
-	return q.finish(id, nil, room, true)
+	return q.signLast(id, nil, room, true)
 }
 
-// finish signs, unless the program only asks how long the signature will be or
+// signLast signs, unless the program only asks how long the signature will be or
 // has too little room for it: then it comes again. No key is used for that, and
 // nobody is asked.
-func (q *request) finish(id uint64, data []byte, room uint32, parts bool) error {
-	s, err := q.session(id)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	op := s.signing
-	switch {
-	case op == nil:
-		return p11rpc.OperationNotInitialized
-	case op.running || op.parts && !parts:
-		return p11rpc.OperationActive
-	case op.hash == nil && parts:
-		s.signing = nil
-		return p11rpc.FunctionNotSupported
-	}
-	if size := op.signatureSize(); uint64(room) < uint64(size) {
-		q.out.Length(size)
-		return nil
-	}
-	input, opts, err := op.input(data)
-	if err != nil {
-		s.signing = nil
-		return err
-	}
-	release, err := q.hold(len(input))
-	if err != nil {
-		s.signing = nil
-		return err
-	}
-	op.running = true
-	input = bytes.Clone(input) // the request is only borrowed
-	q.later = func() error {
-		defer release()
-		defer func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.signing = nil
-		}()
-		return q.signNow(s, op, input, opts)
-	}
-	return nil
+func (q *request) signLast(id uint64, data []byte, room uint32, parts bool) error {
+	return q.inSession(id, func(s *session) error {
+		op, err := s.last(signing, parts)
+		if err != nil {
+			return err
+		}
+		if size := op.signatureSize(); uint64(room) < uint64(size) {
+			q.out.Length(size)
+			return nil
+		}
+		input, opts, err := op.input(data)
+		if err != nil {
+			s.end(signing)
+			return err
+		}
+		input = bytes.Clone(input) // the request is only borrowed
+		return q.run(s, signing, len(input), func() (bool, error) { return false, q.signNow(s, op, input, opts) })
+	})
 }
 
 // signNow has the core sign, and answers with the signature as PKCS#11 wants it.
 func (q *request) signNow(s *session, op *operation, input []byte, opts crypto.SignerOpts) error {
-	sig, err := q.server.keys.Sign(s.ctx, keyring.SignRequest{
-		Caller: q.peer(),
-		Key:    op.object.name.key,
-		Reason: reason,
-		Digest: input,
-		Opts:   opts,
-	})
+	var sig []byte
+	var err error
+	if op.mechanism.scheme == schemeRSA {
+		sig, err = q.signBare(s, op, input)
+	} else {
+		sig, err = q.server.keys.Sign(s.ctx, keyring.SignRequest{
+			Caller: q.peer(),
+			Key:    op.object.name.key,
+			Reason: reasonSign,
+			Digest: input,
+			Opts:   opts,
+		})
+	}
 	if err != nil {
-		if errors.Is(err, context.Canceled) && s.ctx.Err() != nil && q.ctx.Err() == nil {
-			return p11rpc.SessionClosed
-		}
 		return err
 	}
 	if sig, err = op.signature(sig); err != nil {
@@ -161,12 +89,35 @@ func (q *request) signNow(s *session, op *operation, input []byte, opts crypto.S
 	return nil
 }
 
+// signBare is CKM_RSA_X_509, mechanisms §2.1.9: to the key it is the same as
+// decrypting.
+func (q *request) signBare(s *session, op *operation, block []byte) ([]byte, error) {
+	out, err := q.server.keys.Decrypt(s.ctx, keyring.DecryptRequest{
+		Caller:     q.peer(),
+		Key:        op.object.name.key,
+		Reason:     reasonBare,
+		Ciphertext: block,
+		Opts:       keyring.RawRSA{},
+	})
+	var bad *keyring.CiphertextError
+	if errors.As(err, &bad) {
+		return nil, p11rpc.DataInvalid // a number that is not below the modulus
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer out.Wipe()
+	var sig []byte
+	out.Use(func(b []byte) { sig = bytes.Clone(b) }) // a signature is no secret
+	return sig, nil
+}
+
 // signature turns what a crypto.Signer returns into the form of PKCS#11: r and s
 // one after the other for ECDSA (mechanisms §2.3.1), and no other change.
 func (op *operation) signature(sig []byte) ([]byte, error) {
 	size := op.object.key.size
-	switch op.mechanism.scheme {
-	case schemeECDSA:
+	switch op.object.key.typ {
+	case p11rpc.KeyTypeEC:
 		var rs struct{ R, S *big.Int }
 		rest, err := asn1.Unmarshal(sig, &rs)
 		if err != nil || len(rest) > 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 ||
@@ -177,7 +128,7 @@ func (op *operation) signature(sig []byte) ([]byte, error) {
 		rs.R.FillBytes(out[:size])
 		rs.S.FillBytes(out[size:])
 		return out, nil
-	case schemePKCS1, schemePSS:
+	case p11rpc.KeyTypeRSA:
 		if len(sig) > size {
 			return nil, errBadSignature
 		}

@@ -3,11 +3,12 @@ package pkcs11
 import (
 	"slices"
 
+	"github.com/keyringd/keyringd/internal/p11uri"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/pkcs11/p11rpc"
 )
 
-const manufacturer = "keyringd"
+const manufacturer = p11uri.Manufacturer
 
 // The CKF_ flags of slots, tokens, sessions and mechanisms, §3.
 const (
@@ -23,36 +24,38 @@ const (
 	flagTokenInitialized   = 0x400
 
 	flagHW       = 0x1
+	flagDecrypt  = 0x200
 	flagDigest   = 0x400
 	flagSign     = 0x800
 	flagVerify   = 0x2000
+	flagUnwrap   = 0x40000
+	flagDerive   = 0x80000
 	flagECFp     = 0x100000
 	flagECNamed  = 0x800000
 	flagECUncomp = 0x1000000
+
+	flagGenerateKeyPair = 0x10000
 )
 
 // A slot is one of the two places for tokens. Its token comes when the first
 // such key does, and goes with the last.
 type slot struct {
-	id            uint64
-	label, model  string // of the token
-	description   string
-	serial        string
-	hardware      bool
-	holds         func(keyring.Kind) bool
-	neverHasEdDSA bool
+	id          uint64
+	token       func() p11uri.Token
+	description string
+	hardware    bool
+	holds       func(keyring.Kind) bool
 }
 
-// slots are those there are. Tokens are named in RFC 7512 URIs by what is here:
-// it stays.
+// slots are those there are.
 var slots = []slot{
 	{
-		id: 1, label: "keyringd TPM", model: "TPM 2.0 keys", serial: "1", hardware: true,
-		description: "Keys in this machine's TPM", neverHasEdDSA: true,
-		holds: func(k keyring.Kind) bool { return k == keyring.KindTPM },
+		id: 1, token: p11uri.TPM, hardware: true,
+		description: "Keys in this machine's TPM",
+		holds:       func(k keyring.Kind) bool { return k == keyring.KindTPM },
 	},
 	{
-		id: 2, label: "keyringd keys", model: "Private keys", serial: "2",
+		id: 2, token: p11uri.Files,
 		description: "Private keys in files",
 		holds:       func(k keyring.Kind) bool { return k != keyring.KindTPM },
 	},
@@ -154,15 +157,19 @@ func (q *request) getTokenInfo() error {
 	}
 	// A program that insists on a login is told not to ask for a PIN itself. It
 	// may open sessions for writing, as OpenSSH does without writing anything.
-	flags := uint64(flagRNG | flagWriteProtected | flagUserPINInitialized | flagProtectedAuthPath | flagTokenInitialized)
+	flags := uint64(flagRNG | flagUserPINInitialized | flagProtectedAuthPath | flagTokenInitialized)
+	if !q.server.writable(s) {
+		flags |= flagWriteProtected
+	}
 	if q.server.strict {
 		flags |= flagLoginRequired
 	}
 	open := q.countSessions(id)
-	q.out.Padded(s.label, 32)
+	token := s.token()
+	q.out.Padded(token.Label, 32)
 	q.out.Padded(manufacturer, 32)
-	q.out.Padded(s.model, 16)
-	q.out.Padded(s.serial, 16)
+	q.out.Padded(token.Model, 16)
+	q.out.Padded(token.Serial, 16)
 	q.out.Ulong(flags)
 	q.out.Ulong(maxSessions)
 	q.out.Ulong(open.all)
@@ -194,7 +201,7 @@ func (q *request) getMechanismList() error {
 	}
 	var list []uint64
 	for _, m := range mechanisms {
-		if m.on(s) {
+		if q.has(s.id, m) {
 			list = append(list, uint64(m.typ))
 		}
 	}
@@ -213,7 +220,7 @@ func (q *request) getMechanismInfo() error {
 		return err
 	}
 	m, ok := mechanismOf(typ)
-	if !ok || !m.on(s) {
+	if !ok || !q.has(s.id, m) {
 		return p11rpc.MechanismInvalid
 	}
 	low, high, flags := m.info()

@@ -69,6 +69,7 @@ func (s *space) create(ctx context.Context, t Template, auth secret.Bytes) (*key
 	}
 	attributes := shared(auth, p)
 	attributes.FixedTPM, attributes.FixedParent, attributes.SensitiveDataOrigin = true, true, true
+	attributes.Decrypt = t.Derive
 	area, err := keyArea(t.Algorithm, attributes, p)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,7 @@ const MaxAuth = sha256.Size
 // a P-256 key under the storage root key, to be used at any time.
 type Template struct {
 	Algorithm Algorithm // "" for ECDSAP256; sealed data has none
+	Derive    bool      // an EC key does ECDH, too; RSA keys decrypt in any case
 
 	// Parent is a persistent handle (0x81……) or a hierarchy (0x40……), whose
 	// P-256 storage key is meant; 0 for the owner's.

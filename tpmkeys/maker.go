@@ -180,6 +180,7 @@ func (m *Maker) Create(ctx context.Context, r keyring.CreateRequest) (keyring.Ma
 	if err != nil {
 		return keyring.Made{}, err
 	}
+	tmpl.Derive = r.Derive
 	path, err := m.place(r.Path)
 	if err != nil {
 		return keyring.Made{}, err

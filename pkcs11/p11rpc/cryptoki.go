@@ -21,15 +21,19 @@ const (
 	AttributeReadOnly       RV = 0x010
 	AttributeSensitive      RV = 0x011
 	AttributeTypeInvalid    RV = 0x012
+	AttributeValueInvalid   RV = 0x013
 	ActionProhibited        RV = 0x01b
 	DataInvalid             RV = 0x020
 	DataLenRange            RV = 0x021
 	DeviceError             RV = 0x030
 	DeviceMemory            RV = 0x031
 	DeviceRemoved           RV = 0x032
+	EncryptedDataInvalid    RV = 0x040
+	EncryptedDataLenRange   RV = 0x041
 	FunctionCanceled        RV = 0x050
 	FunctionNotSupported    RV = 0x054
 	KeyHandleInvalid        RV = 0x060
+	KeySizeRange            RV = 0x062
 	KeyTypeInconsistent     RV = 0x063
 	KeyIndigestible         RV = 0x067
 	KeyFunctionNotPermitted RV = 0x068
@@ -44,14 +48,19 @@ const (
 	SessionCount            RV = 0x0b1
 	SessionHandleInvalid    RV = 0x0b3
 	SessionParallelNotSupp  RV = 0x0b4
+	SessionReadOnly         RV = 0x0b5
 	SignatureInvalid        RV = 0x0c0
 	SignatureLenRange       RV = 0x0c1
+	TemplateIncomplete      RV = 0x0d0
+	TemplateInconsistent    RV = 0x0d1
 	TokenNotPresent         RV = 0x0e0
 	TokenWriteProtected     RV = 0x0e2
 	UserAlreadyLoggedIn     RV = 0x100
 	UserNotLoggedIn         RV = 0x101
 	UserTypeInvalid         RV = 0x103
+	WrappedKeyLenRange      RV = 0x112
 	RandomSeedNotSupported  RV = 0x120
+	CurveNotSupported       RV = 0x140
 	BufferTooSmall          RV = 0x150
 	StateUnsaveable         RV = 0x180
 	CryptokiNotInitialized  RV = 0x190
@@ -78,15 +87,19 @@ var rvNames = map[RV]string{
 	AttributeReadOnly:       "attribute is read-only",
 	AttributeSensitive:      "attribute is sensitive",
 	AttributeTypeInvalid:    "no such attribute",
+	AttributeValueInvalid:   "an attribute's value does not fit",
 	ActionProhibited:        "not allowed for this object",
 	DataInvalid:             "data does not fit the mechanism",
 	DataLenRange:            "data of the wrong length",
 	DeviceError:             "device error",
 	DeviceMemory:            "too much at once",
 	DeviceRemoved:           "device removed",
+	EncryptedDataInvalid:    "not for this key and mechanism",
+	EncryptedDataLenRange:   "encrypted data of the wrong length",
 	FunctionCanceled:        "cancelled",
 	FunctionNotSupported:    "function not supported",
 	KeyHandleInvalid:        "no such key",
+	KeySizeRange:            "keys of that size are not made",
 	KeyTypeInconsistent:     "key and mechanism do not go together",
 	KeyIndigestible:         "a key's value cannot be digested",
 	KeyFunctionNotPermitted: "the key may not be used for this",
@@ -101,14 +114,19 @@ var rvNames = map[RV]string{
 	SessionCount:            "too many sessions",
 	SessionHandleInvalid:    "no such session",
 	SessionParallelNotSupp:  "sessions are serial",
+	SessionReadOnly:         "the session is read-only",
 	SignatureInvalid:        "signature is wrong",
 	SignatureLenRange:       "signature of the wrong length",
+	TemplateIncomplete:      "an attribute is missing",
+	TemplateInconsistent:    "attributes do not go together, or cannot be had",
 	TokenNotPresent:         "no token in the slot",
 	TokenWriteProtected:     "the token is read-only",
 	UserAlreadyLoggedIn:     "already logged in",
 	UserNotLoggedIn:         "not logged in",
 	UserTypeInvalid:         "no such user",
+	WrappedKeyLenRange:      "wrapped key of the wrong length",
 	RandomSeedNotSupported:  "takes no seed",
+	CurveNotSupported:       "curve not supported",
 	BufferTooSmall:          "buffer too small",
 	StateUnsaveable:         "the operation's state cannot be saved",
 	CryptokiNotInitialized:  "not initialized",
@@ -124,13 +142,16 @@ const (
 	ClassCertificate Class = 1
 	ClassPublicKey   Class = 2
 	ClassPrivateKey  Class = 3
+	ClassSecretKey   Class = 4
 )
 
 // The CKK_ values that are used, for [AttrKeyType].
 const (
-	KeyTypeRSA       uint64 = 0x00
-	KeyTypeEC        uint64 = 0x03
-	KeyTypeECEdwards uint64 = 0x40
+	KeyTypeRSA           uint64 = 0x00
+	KeyTypeEC            uint64 = 0x03
+	KeyTypeGenericSecret uint64 = 0x10
+	KeyTypeAES           uint64 = 0x1f
+	KeyTypeECEdwards     uint64 = 0x40
 )
 
 // An AttributeType is a CKA_ value.
@@ -252,7 +273,13 @@ const (
 	MechNone MechanismType = 0xffffffff
 )
 
-// The CKG_ values that are used, for [PSSParams].
+// The CKD_ and CKZ_ values that are used, for [ECDHParams] and [OAEPParams].
+const (
+	KDFNull       uint64 = 1 // the shared secret is the key
+	DataSpecified uint64 = 1 // the label is given
+)
+
+// The CKG_ values that are used, for [PSSParams] and [OAEPParams].
 const (
 	MGF1SHA1   uint64 = 1
 	MGF1SHA256 uint64 = 2
