@@ -19,7 +19,7 @@ func FuzzRead(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if iterations(data) > 1000 {
+		if iterations(data) > 5000 {
 			t.Skip("takes its time on purpose")
 		}
 		NeedsPassword(data)

@@ -260,7 +260,7 @@ func TestLibsecretFile(t *testing.T) {
 	stored := map[string]string{"First": "correct horse", "Second, of ä longer label": string(bytes.Repeat([]byte("long "), 60)), "Third": "x"}
 	for label, value := range stored {
 		cmd := exec.Command("secret-tool", "store", "--label="+label, "label", label, "user", "mia")
-		cmd.Env = append(os.Environ(), "SECRET_BACKEND=file", "SECRET_FILE_TEST_PATH="+path, "SECRET_FILE_TEST_PASSWORD=sesame", "HOME="+dir)
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "SECRET_BACKEND=file", "SECRET_FILE_TEST_PATH="+path, "SECRET_FILE_TEST_PASSWORD=sesame", "HOME="+dir)
 		cmd.Stdin = bytes.NewReader([]byte(value))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("secret-tool: %v\n%s", err, out)
