@@ -23,13 +23,19 @@ const (
 	primeSize   = 192
 )
 
-// prime is the 1536-bit MODP group of RFC 3526 §2; its generator is 2.
-var prime, _ = new(big.Int).SetString("FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74"+
-	"020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437"+
-	"4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"+
-	"EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF05"+
-	"98DA48361C55D39A69163FA8FD24CF5F83655D23DCA3AD961C62F356208552BB"+
-	"9ED529077096966D670C354E4ABC9804F1746C08CA237327FFFFFFFFFFFFFFFF", 16)
+// primeDigits is the prime of the 1536-bit MODP group, RFC 3526 §2; its generator
+// is 2.
+const primeDigits = "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74" +
+	"020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437" +
+	"4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED" +
+	"EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF05" +
+	"98DA48361C55D39A69163FA8FD24CF5F83655D23DCA3AD961C62F356208552BB" +
+	"9ED529077096966D670C354E4ABC9804F1746C08CA237327FFFFFFFFFFFFFFFF"
+
+func prime() *big.Int {
+	p, _ := new(big.Int).SetString(primeDigits, 16)
+	return p
+}
 
 // errExchange is every fault of an exchange: which one is nobody's business.
 var errExchange = errors.New("the prompter's answer cannot be read")
@@ -41,7 +47,7 @@ type exchange struct {
 
 func newExchange() (*exchange, error) {
 	// RFC 3526 §8: twice the strength of the group is enough; all of it is free.
-	private, err := rand.Int(rand.Reader, new(big.Int).Sub(prime, big.NewInt(3)))
+	private, err := rand.Int(rand.Reader, new(big.Int).Sub(prime(), big.NewInt(3)))
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +56,7 @@ func newExchange() (*exchange, error) {
 
 // offer is what begins an exchange: our public half.
 func (e *exchange) offer() string {
-	public := new(big.Int).Exp(big.NewInt(2), e.private, prime)
+	public := new(big.Int).Exp(big.NewInt(2), e.private, prime())
 	return fmt.Sprintf("%s\npublic=%s\n", protocol, base64.StdEncoding.EncodeToString(public.FillBytes(make([]byte, primeSize))))
 }
 
@@ -94,10 +100,10 @@ func (e *exchange) open(text string) (secret.Bytes, error) {
 func (e *exchange) agree(public []byte) ([]byte, error) {
 	peer := new(big.Int).SetBytes(public)
 	// 1 and p-1 would make the key one that everybody knows.
-	if len(public) > primeSize+1 || peer.Cmp(big.NewInt(1)) <= 0 || peer.Cmp(new(big.Int).Sub(prime, big.NewInt(1))) >= 0 {
+	if len(public) > primeSize+1 || peer.Cmp(big.NewInt(1)) <= 0 || peer.Cmp(new(big.Int).Sub(prime(), big.NewInt(1))) >= 0 {
 		return nil, errExchange
 	}
-	shared := peer.Exp(peer, e.private, prime).FillBytes(make([]byte, primeSize))
+	shared := peer.Exp(peer, e.private, prime()).FillBytes(make([]byte, primeSize))
 	defer clear(shared)
 	key, err := hkdf.Key(sha256.New, shared, nil, "", 16)
 	if err != nil {

@@ -48,7 +48,7 @@ func (p *Prompter) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer
 	if err != nil {
 		return prompt.Answer{}, ended(ctx, err)
 	}
-	defer s.close()
+	defer s.close(ctx)
 	a, err := s.ask(ctx, q)
 	if err != nil {
 		return prompt.Answer{}, ended(ctx, err)
@@ -147,12 +147,14 @@ func (s *session) watch(signals <-chan *godbus.Signal) {
 // caller is what the prompter calls.
 type caller struct{ s *session }
 
-var errStranger = godbus.NewError("org.freedesktop.DBus.Error.AccessDenied", []any{"only the prompter may call this"})
+func errStranger() *godbus.Error {
+	return godbus.NewError("org.freedesktop.DBus.Error.AccessDenied", []any{"only the prompter may call this"})
+}
 
 // PromptReady says that the prompt can be shown, or was answered.
 func (c caller) PromptReady(from godbus.Sender, answer string, properties map[string]godbus.Variant, exchange string) *godbus.Error {
 	if string(from) != c.s.owner {
-		return errStranger
+		return errStranger()
 	}
 	select {
 	case c.s.ready <- reply{answer, properties, exchange}:
@@ -165,7 +167,7 @@ func (c caller) PromptReady(from godbus.Sender, answer string, properties map[st
 // PromptDone says that the prompt is put away.
 func (c caller) PromptDone(from godbus.Sender) *godbus.Error {
 	if string(from) != c.s.owner {
-		return errStranger
+		return errStranger()
 	}
 	c.s.once.Do(func() { close(c.s.done) })
 	return nil
@@ -240,9 +242,10 @@ func (s *session) ask(ctx context.Context, q prompt.Question) (prompt.Answer, er
 
 // close takes the prompt off the screen, if it is still there, and ends the
 // connection.
-func (s *session) close() {
+func (s *session) close(ctx context.Context) {
 	if s.begun {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		// ctx may have ended, which is when saying so matters most.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		// If it fails, the end of the connection says the same.
 		_ = s.conn.Object(s.owner, place).CallWithContext(ctx, iface+".StopPrompting", 0, ours).Err
 		cancel()

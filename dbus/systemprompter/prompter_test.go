@@ -289,7 +289,7 @@ func TestBadAnswers(t *testing.T) {
 	number := func(n *big.Int) string { return base64.StdEncoding.EncodeToString(n.Bytes()) }
 	block := base64.StdEncoding.EncodeToString(make([]byte, 16))
 	bad := []string{"", "[other]\n", protocol, protocol + "\nnonsense", protocol + "\npublic=%", strings.Repeat("x", maxExchange+1)}
-	for _, public := range []*big.Int{big.NewInt(0), big.NewInt(1), new(big.Int).Sub(prime, big.NewInt(1)), prime, new(big.Int).Lsh(prime, 64)} {
+	for _, public := range []*big.Int{big.NewInt(0), big.NewInt(1), new(big.Int).Sub(prime(), big.NewInt(1)), prime(), new(big.Int).Lsh(prime(), 64)} {
 		bad = append(bad, fmt.Sprintf("%s\npublic=%s\nsecret=%s\niv=%s\n", protocol, number(public), block, block))
 	}
 	good := number(big.NewInt(4))

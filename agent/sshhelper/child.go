@@ -1,0 +1,165 @@
+package sshhelper
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keyringd/keyringd/keyring"
+)
+
+const (
+	// waitDelay is how long a helper may take to end once its work is over.
+	waitDelay = 2 * time.Second
+	// maxSaid is how much of what a helper complains about is told.
+	maxSaid = 500
+)
+
+// places is where distributions put the helpers.
+var places = []string{"/usr/lib/openssh", "/usr/libexec/openssh", "/usr/lib/ssh", "/usr/libexec", "/usr/lib64/misc"}
+
+// find returns the path of a helper, given or usual.
+func find(given, name string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	for _, dir := range places {
+		path := filepath.Join(dir, name)
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%w: OpenSSH's %s is not installed", keyring.ErrUnsupported, name)
+}
+
+// A child is a running helper. Its methods may be called concurrently: it is
+// asked one thing at a time.
+type child struct {
+	name string
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  io.Reader
+	said *tail
+	over chan struct{} // closed when it has ended
+
+	turn chan struct{} // holds one token while it is nobody's turn
+}
+
+// start starts a helper. environ is what it gets of the environment.
+func start(path string, environ []string) (*child, error) {
+	cmd := exec.Command(path)
+	cmd.Env, cmd.Dir, cmd.WaitDelay = environ, "/", waitDelay
+	c := &child{name: filepath.Base(path), cmd: cmd, said: &tail{}, over: make(chan struct{}), turn: make(chan struct{}, 1)}
+	cmd.Stderr = c.said
+	var err error
+	if c.in, err = cmd.StdinPipe(); err == nil {
+		c.out, err = cmd.StdoutPipe()
+	}
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", keyring.ErrUnavailable, err)
+	}
+	c.turn <- struct{}{}
+	go func() {
+		defer close(c.over)
+		_ = cmd.Wait() // how it ended shows in what was asked of it
+	}()
+	return c, nil
+}
+
+// stop ends it. It may have ended by itself.
+func (c *child) stop() { _ = c.cmd.Process.Kill() }
+
+// ask sends a message and returns the reply. A helper whose asker does not wait
+// for the reply is of no more use, and is ended.
+func (c *child) ask(ctx context.Context, message []byte) ([]byte, error) {
+	select {
+	case <-c.turn:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { c.turn <- struct{}{} }()
+	giveUp := context.AfterFunc(ctx, c.stop)
+	sent := frame(message)
+	_, err := c.in.Write(sent)
+	clear(sent)
+	var reply []byte
+	if err == nil {
+		reply, err = read(c.out)
+	}
+	if !giveUp() && ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		c.stop()
+		<-c.over
+		if errors.Is(err, errReply) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %s ended%s", keyring.ErrUnavailable, c.name, c.said)
+	}
+	return reply, nil
+}
+
+// alive reports whether it still runs.
+func (c *child) alive() bool {
+	select {
+	case <-c.over:
+		return false
+	default:
+		return true
+	}
+}
+
+// close ends it, and waits until it has.
+func (c *child) close() {
+	_ = c.in.Close()
+	c.stop()
+	<-c.over
+}
+
+// log tells what the helper complained about.
+func (c *child) log(log *slog.Logger) {
+	if text := c.said.String(); text != "" && log != nil {
+		log.Debug("OpenSSH's helper complained", "helper", c.name, "text", text)
+	}
+}
+
+// A tail keeps the end of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	end []byte
+}
+
+// Write keeps the end of p.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end = append(t.end, p...)
+	if n := len(t.end) - maxSaid; n > 0 {
+		t.end = append([]byte(nil), t.end[n:]...)
+	}
+	return len(p), nil
+}
+
+// String is what is kept, on one line, after a colon; "" if there is nothing.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	text := strings.ToValidUTF8(string(bytes.TrimSpace(t.end)), "")
+	if text == "" {
+		return ""
+	}
+	return ": " + strings.Join(strings.Fields(text), " ")
+}
