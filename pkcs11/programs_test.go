@@ -22,29 +22,30 @@ import (
 func TestSSHAddProvider(t *testing.T) {
 	k := testKeys()["p256"]
 	s := start(t, softKeys("p256"), Options{})
-	p := newPeer(t, s)
-	dir := must(os.MkdirTemp("", "kr"))
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "agent")
-	agent := exec.Command(program(t, "ssh-agent"), "-D", "-a", socket, "-P", "/usr/lib*/*")
-	agent.Env = p.env
-	if err := agent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = agent.Process.Kill(); _ = agent.Wait() })
-	until(t, "agent is there", func() bool { return exec.Command("test", "-S", socket).Run() == nil })
-	askpass := p.file("askpass", []byte("#!/bin/sh\necho\n"))
-	if err := os.Chmod(askpass, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	p.env = append(p.env, "SSH_AUTH_SOCK="+socket, "SSH_ASKPASS="+askpass, "SSH_ASKPASS_REQUIRE=force")
-	contains(t, p.run("ssh-add", "-s", p.module), "Card added")
-	pub := must(ssh.NewPublicKey(k.signer.Public()))
-	contains(t, p.run("ssh-add", "-L"), strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))))
-	sshd := sshdtest.Start(t, string(ssh.MarshalAuthorizedKey(pub)))
-	if out, err := sshd.Login(t.Context(), socket, p.file("key.pub", ssh.MarshalAuthorizedKey(pub))); err != nil || out != "logged in" {
-		t.Errorf("login: %q, %v", out, err)
-	}
+	eachModule(t, s, func(t *testing.T, p *peer) {
+		dir := must(os.MkdirTemp("", "kr"))
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		socket := filepath.Join(dir, "agent")
+		agent := exec.Command(program(t, "ssh-agent"), "-D", "-a", socket, "-P", p.module)
+		agent.Env = p.env
+		if err := agent.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = agent.Process.Kill(); _ = agent.Wait() })
+		until(t, "agent is there", func() bool { return exec.Command("test", "-S", socket).Run() == nil })
+		askpass := p.file("askpass", []byte("#!/bin/sh\necho\n"))
+		if err := os.Chmod(askpass, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		p.env = append(p.env, "SSH_AUTH_SOCK="+socket, "SSH_ASKPASS="+askpass, "SSH_ASKPASS_REQUIRE=force")
+		contains(t, p.run("ssh-add", "-s", p.module), "Card added")
+		pub := must(ssh.NewPublicKey(k.signer.Public()))
+		contains(t, p.run("ssh-add", "-L"), strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))))
+		sshd := sshdtest.Start(t, string(ssh.MarshalAuthorizedKey(pub)))
+		if out, err := sshd.Login(t.Context(), socket, p.file("key.pub", ssh.MarshalAuthorizedKey(pub))); err != nil || out != "logged in" {
+			t.Errorf("login: %q, %v", out, err)
+		}
+	})
 }
 
 // opensslConf makes openssl load libp11's engine with our module.
@@ -68,53 +69,55 @@ init = 0
 func TestOpenSSLEngineTLS(t *testing.T) {
 	k := testKeys()
 	s := start(t, softKeys("rsa", "p256"), Options{})
-	for _, key := range []string{"rsa", "p256"} {
-		t.Run(key, func(t *testing.T) {
-			p := newPeer(t, s)
-			p.opensslConf()
-			cert := p.file("cert.pem", pemOf(certificateOf(t, k[key], "localhost", 3)))
-			uri := "pkcs11:token=keyringd%20keys;object=" + key + "%20key;type=private"
-			address := freeAddress(t)
-			var log bytes.Buffer
-			server := exec.Command(program(t, "openssl"), "s_server", "-accept", address, "-engine", "pkcs11", "-keyform", "engine",
-				"-key", uri, "-cert", cert, "-CAfile", cert, "-Verify", "1", "-verify_return_error", "-www")
-			server.Env, server.Stdout, server.Stderr = p.env, &log, &log
-			if err := server.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				_ = server.Process.Kill()
-				_ = server.Wait()
-				if t.Failed() {
-					t.Logf("s_server said:\n%s", &log)
+	eachModule(t, s, func(t *testing.T, p *peer) {
+		for _, key := range []string{"rsa", "p256"} {
+			t.Run(key, func(t *testing.T) {
+				p := p.again(t)
+				p.opensslConf()
+				cert := p.file("cert.pem", pemOf(certificateOf(t, k[key], "localhost", 3)))
+				uri := "pkcs11:token=keyringd%20keys;object=" + key + "%20key;type=private"
+				address := freeAddress(t)
+				var log bytes.Buffer
+				server := exec.Command(program(t, "openssl"), "s_server", "-accept", address, "-engine", "pkcs11", "-keyform", "engine",
+					"-key", uri, "-cert", cert, "-CAfile", cert, "-Verify", "1", "-verify_return_error", "-www")
+				server.Env, server.Stdout, server.Stderr = p.env, &log, &log
+				if err := server.Start(); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					_ = server.Process.Kill()
+					_ = server.Wait()
+					if t.Failed() {
+						t.Logf("s_server said:\n%s", &log)
+					}
+				})
+				until(t, "server listens", func() bool {
+					c, err := net.DialTimeout("tcp", address, time.Second)
+					if err == nil {
+						c.Close()
+					}
+					return err == nil
+				})
+				before := len(s.log.String())
+				out, err := p.tryWithInput("GET / HTTP/1.0\r\n\r\n", "openssl", "s_client", "-connect", address, "-engine", "pkcs11", "-keyform", "engine",
+					"-key", uri, "-cert", cert, "-CAfile", cert, "-verify_return_error", "-ign_eof")
+				if err != nil {
+					t.Fatal(err)
+				}
+				contains(t, out, "Verify return code: 0 (ok)", "HTTP/1.0 200 ok")
+				// curl shows its certificate to a server that demands one.
+				_, port, err := net.SplitHostPort(address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				contains(t, p.run("curl", "-sS", "--cacert", cert, "--cert", cert, "--engine", "pkcs11", "--key-type", "ENG", "--key", uri,
+					"--resolve", "localhost:"+port+":127.0.0.1", "https://localhost:"+port+"/"), "s_server")
+				if text := s.log.String()[before:]; strings.Contains(text, "level=ERROR") {
+					t.Errorf("log: %s", text)
 				}
 			})
-			until(t, "server listens", func() bool {
-				c, err := net.DialTimeout("tcp", address, time.Second)
-				if err == nil {
-					c.Close()
-				}
-				return err == nil
-			})
-			before := len(s.log.String())
-			out, err := p.tryWithInput("GET / HTTP/1.0\r\n\r\n", "openssl", "s_client", "-connect", address, "-engine", "pkcs11", "-keyform", "engine",
-				"-key", uri, "-cert", cert, "-CAfile", cert, "-verify_return_error", "-ign_eof")
-			if err != nil {
-				t.Fatal(err)
-			}
-			contains(t, out, "Verify return code: 0 (ok)", "HTTP/1.0 200 ok")
-			// curl shows its certificate to a server that demands one.
-			_, port, err := net.SplitHostPort(address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			contains(t, p.run("curl", "-sS", "--cacert", cert, "--cert", cert, "--engine", "pkcs11", "--key-type", "ENG", "--key", uri,
-				"--resolve", "localhost:"+port+":127.0.0.1", "https://localhost:"+port+"/"), "s_server")
-			if text := s.log.String()[before:]; strings.Contains(text, "level=ERROR") {
-				t.Errorf("log: %s", text)
-			}
-		})
-	}
+		}
+	})
 }
 
 func freeAddress(tb testing.TB) string {
@@ -133,24 +136,25 @@ func TestNSS(t *testing.T) {
 	k := testKeys()
 	all := map[string]*x509.Certificate{"p256": certificateOf(t, k["p256"], "mia", 7), "rsa": certificateOf(t, k["rsa"], "mia too", 8)}
 	s := start(t, softKeys("p256", "rsa"), Options{Certificates: showing(t, all["p256"], all["rsa"])})
-	p := newPeer(t, s)
-	db := "sql:" + p.dir
-	p.run("certutil", "-N", "-d", db, "--empty-password")
-	p.run("modutil", "-dbdir", db, "-add", "keyringd", "-libfile", p.module, "-force")
-	contains(t, p.run("modutil", "-dbdir", db, "-list"), "keyringd keys", "Private keys in files")
-	contains(t, p.run("certutil", "-L", "-d", db, "-h", "keyringd keys"), "keyringd keys:p256 key", "keyringd keys:rsa key", "u,u,u")
-	out := p.run("certutil", "-K", "-d", db, "-h", "keyringd keys")
-	contains(t, out, "   p256 key", "   rsa key")
-	if strings.Contains(out, "orphan") {
-		t.Errorf("keys without their certificates:\n%s", out)
-	}
-	// A signed message, checked by openssl.
-	for key, cert := range all {
-		p.file("text", []byte("hello\n"))
-		p.run("certutil", "-A", "-d", db, "-n", key, "-t", ",P,", "-a", "-i", p.file("cert.pem", pemOf(cert)))
-		p.run("cmsutil", "-S", "-d", db, "-N", "keyringd keys:"+key+" key", "-H", "SHA256", "-i", "text", "-o", "signed")
-		contains(t, p.run("openssl", "cms", "-verify", "-inform", "DER", "-in", "signed", "-noverify"), "hello")
-	}
+	eachModule(t, s, func(t *testing.T, p *peer) {
+		db := "sql:" + p.dir
+		p.run("certutil", "-N", "-d", db, "--empty-password")
+		p.run("modutil", "-dbdir", db, "-add", "keyringd", "-libfile", p.module, "-force")
+		contains(t, p.run("modutil", "-dbdir", db, "-list"), "keyringd keys", "Private keys in files")
+		contains(t, p.run("certutil", "-L", "-d", db, "-h", "keyringd keys"), "keyringd keys:p256 key", "keyringd keys:rsa key", "u,u,u")
+		out := p.run("certutil", "-K", "-d", db, "-h", "keyringd keys")
+		contains(t, out, "   p256 key", "   rsa key")
+		if strings.Contains(out, "orphan") {
+			t.Errorf("keys without their certificates:\n%s", out)
+		}
+		// A signed message, checked by openssl.
+		for key, cert := range all {
+			p.file("text", []byte("hello\n"))
+			p.run("certutil", "-A", "-d", db, "-n", key, "-t", ",P,", "-a", "-i", p.file("cert.pem", pemOf(cert)))
+			p.run("cmsutil", "-S", "-d", db, "-N", "keyringd keys:"+key+" key", "-H", "SHA256", "-i", "text", "-o", "signed")
+			contains(t, p.run("openssl", "cms", "-verify", "-inform", "DER", "-in", "signed", "-noverify"), "hello")
+		}
+	})
 }
 
 // Java lists one entry for each key with a certificate, and signs with it.
@@ -158,22 +162,23 @@ func TestJava(t *testing.T) {
 	k := testKeys()
 	certs := showing(t, certificateOf(t, k["p256"], "mia", 7), certificateOf(t, k["rsa"], "mia too", 8))
 	s := start(t, softKeys("p256", "rsa", "p384"), Options{Certificates: certs})
-	p := newPeer(t, s)
-	conf := p.file("java.cfg", []byte("name = keyringd\nlibrary = "+p.module+"\n"))
-	base := []string{"-J-Xshare:auto", "-keystore", "NONE", "-storetype", "PKCS11", "-storepass", "",
-		"-providerClass", "sun.security.pkcs11.SunPKCS11", "-providerArg", conf}
-	out := p.run("keytool", append([]string{"-list"}, base...)...)
-	contains(t, out, "contains 2 entries", "p256 key, PrivateKeyEntry", "rsa key, PrivateKeyEntry")
-	for _, key := range []string{"p256", "rsa"} {
-		p.run("keytool", append([]string{"-certreq", "-alias", key + " key", "-file", "request.pem"}, base...)...)
-		contains(t, p.run("openssl", "req", "-in", "request.pem", "-verify", "-noout"), "verify OK")
-	}
+	eachModule(t, s, func(t *testing.T, p *peer) {
+		conf := p.file("java.cfg", []byte("name = keyringd\nlibrary = "+p.module+"\n"))
+		base := []string{"-J-Xshare:auto", "-keystore", "NONE", "-storetype", "PKCS11", "-storepass", "",
+			"-providerClass", "sun.security.pkcs11.SunPKCS11", "-providerArg", conf}
+		out := p.run("keytool", append([]string{"-list"}, base...)...)
+		contains(t, out, "contains 2 entries", "p256 key, PrivateKeyEntry", "rsa key, PrivateKeyEntry")
+		for _, key := range []string{"p256", "rsa"} {
+			p.run("keytool", append([]string{"-certreq", "-alias", key + " key", "-file", "request.pem"}, base...)...)
+			contains(t, p.run("openssl", "req", "-in", "request.pem", "-verify", "-noout"), "verify OK")
+		}
+	})
 }
 
 // p11-kit itself sees the tokens where its configuration names the socket.
 func TestP11KitRemote(t *testing.T) {
 	s := start(t, softKeys("p256"), Options{})
-	p := newPeer(t, s)
+	p := (&peer{serverTest: s}).again(t)
 	dir := filepath.Join(p.dir, ".config", "pkcs11", "modules")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
