@@ -27,9 +27,12 @@ var outcomes = []struct {
 }{
 	{errPanic, msgFailure, slog.LevelError},
 	{errSignature, msgFailure, slog.LevelError},
+	{errBinding, msgExtensionFailure, slog.LevelDebug},
 	{errMalformed, msgFailure, slog.LevelDebug},
 	{errNotServed, msgFailure, slog.LevelDebug},
 	{errUnknownKey, msgFailure, slog.LevelDebug},
+	{errDestination, msgFailure, slog.LevelInfo}, // somebody tries what the owner of the key forbade
+	{errRemote, msgFailure, slog.LevelInfo},
 	{context.Canceled, msgFailure, slog.LevelDebug}, // the client hung up, or we are stopping
 	{context.DeadlineExceeded, msgFailure, slog.LevelDebug},
 	{keyring.ErrNotFound, msgFailure, slog.LevelDebug}, // its file went away just now

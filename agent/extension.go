@@ -2,22 +2,36 @@ package agent
 
 import "fmt"
 
-// extensionQuery asks for the names of the extensions that are served.
-const extensionQuery = "query"
+// The extensions that are served: query asks for their names (RFC 9987 §4.7.1),
+// session-bind says which SSH connection this one serves (OpenSSH,
+// PROTOCOL.agent §1).
+const (
+	extensionQuery = "query"
+	extensionBind  = "session-bind@openssh.com"
+)
 
-// extension answers an EXTENSION request. An unknown one gets FAILURE at once:
-// every ssh begins with session-bind@openssh.com, and waits for the answer.
+// extension answers an EXTENSION request. An unknown one gets FAILURE at once,
+// as some clients try theirs first and wait for the answer; a known one that
+// fails gets EXTENSION_FAILURE.
 func (s *session) extension(body []byte) []byte {
 	d := decoder{rest: body}
-	name := d.string()
+	name := d.text()
 	if d.bad {
 		return s.fail(fmt.Errorf("extension: %w", errMalformed))
 	}
-	if string(name) == extensionQuery {
-		b := newFrame(msgExtensionResponse, 32)
-		b = appendString(b, extensionQuery)
-		b = appendString(b, extensionQuery)
+	switch name {
+	case extensionQuery:
+		b := newFrame(msgExtensionResponse, 64)
+		for _, text := range []string{extensionQuery, extensionQuery, extensionBind} {
+			b = appendString(b, text)
+		}
 		return endFrame(b)
+	case extensionBind:
+		if err := s.bound.bind(d.rest); err != nil {
+			return s.fail(fmt.Errorf("%w: %w", errBinding, err))
+		}
+		s.upstream.bind(body)
+		return successReply
 	}
-	return s.fail(fmt.Errorf("extension %s: %w", quote(name), errNotServed))
+	return s.fail(fmt.Errorf("extension %s: %w", quote([]byte(name)), errNotServed))
 }

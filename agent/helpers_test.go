@@ -27,6 +27,7 @@ import (
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/prompt"
+	"github.com/keyringd/keyringd/sshkeys"
 )
 
 // patience is how long a test waits for something that happens at once.
@@ -109,6 +110,7 @@ func start(tb testing.TB, keys []keyring.Key, set func(*Server)) *agentTest {
 	all := keyring.NewKeys(keyring.NewGate(a.prompter))
 	all.Replace("test", keys)
 	a.Server = New(all, slog.New(slog.NewTextHandler(a.log, nil)))
+	a.Holder = sshkeys.NewAdded(all)
 	if set != nil {
 		set(a.Server)
 	}
@@ -139,6 +141,15 @@ func (a *agentTest) allow() {
 	a.prompter.Default = func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{} }
 }
 
+// answer lets every question of the Gate be answered so.
+func (a *agentTest) answer(yes bool) {
+	reply := keyringtest.Reply{}
+	if !yes {
+		reply.Err = prompt.ErrDismissed
+	}
+	a.prompter.Default = func(prompt.Question) keyringtest.Reply { return reply }
+}
+
 // newSession is a session whose answers the test asks for itself.
 func newSession(tb testing.TB, keys []keyring.Key) (*session, *logBuffer) {
 	tb.Helper()
@@ -155,8 +166,9 @@ func newSession(tb testing.TB, keys []keyring.Key) (*session, *logBuffer) {
 	log := &logBuffer{}
 	ctx, cancel := context.WithCancel(context.Background())
 	tb.Cleanup(cancel)
-	return &session{server: New(all, slog.New(slog.NewTextHandler(log, nil))), conn: ends[0],
-		raw: must(ends[0].SyscallConn()), ctx: ctx, cancel: cancel}, log
+	server := New(all, slog.New(slog.NewTextHandler(log, nil)))
+	server.Holder = sshkeys.NewAdded(all)
+	return &session{server: server, conn: ends[0], raw: must(ends[0].SyscallConn()), ctx: ctx, cancel: cancel}, log
 }
 
 func (a *agentTest) dial(tb testing.TB) *net.UnixConn { return dial(tb, a.socket) }

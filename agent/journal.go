@@ -13,7 +13,7 @@ const (
 	journalEvery = time.Second
 )
 
-// A journal writes one line for each failed request, and no more than
+// A journal writes one line for each failed request and each change, and no more than
 // journalBurst lines at once and one each journalEvery in the long run. Lines
 // below Info are neither counted nor held back.
 type journal struct {
@@ -58,4 +58,13 @@ func (j *journal) admit(now time.Time) (dropped int, ok bool) {
 	j.used++
 	dropped, j.dropped = j.dropped, 0
 	return dropped, true
+}
+
+// event writes a line about something that a client changed.
+func (j *journal) event(ctx context.Context, msg, caller, key string) {
+	attrs := []slog.Attr{slog.String("caller", caller)}
+	if key != "" {
+		attrs = append(attrs, slog.String("key", key))
+	}
+	j.line(ctx, slog.LevelInfo, msg, attrs...)
 }

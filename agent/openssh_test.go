@@ -57,9 +57,6 @@ func (k testKey) authorized() string {
 
 func TestSSHAdd(t *testing.T) {
 	a := start(t, fakes(testKeys()...), nil)
-	pub := filepath.Join(t.TempDir(), "key.pub")
-	writeFile(t, pub, edKey(1).authorized(), 0o600)
-
 	out, status := run(t, a.socket, "", "ssh-add", "-l")
 	for _, k := range testKeys() {
 		want := ssh.FingerprintSHA256(must(ssh.NewPublicKey(k.signer.Public()))) + " " + k.name + " key ("
@@ -85,34 +82,6 @@ func TestSSHAdd(t *testing.T) {
 		if out, status := run(t, a.socket, "", "ssh-add", "-T", file); status != 0 {
 			t.Errorf("ssh-add -T %s: status %d, %s", k.name, status, out)
 		}
-	}
-
-	// What is not served is refused in words, at once, and changes nothing.
-	private := filepath.Join(t.TempDir(), "key")
-	if out, status := run(t, "", "", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", private); status != 0 {
-		t.Fatalf("ssh-keygen: %s", out)
-	}
-	for _, c := range []struct {
-		args []string
-		says string
-	}{
-		{[]string{"-D"}, "Failed to remove all identities."},
-		{[]string{"-d", pub}, "Could not remove identity"},
-		{[]string{"-x"}, "Failed to lock agent"},
-		{[]string{"-X"}, "Failed to unlock agent"},
-		{[]string{private}, "Could not add identity"},
-		{[]string{"-t", "60", private}, "Could not add identity"},
-		{[]string{"-c", private}, "Could not add identity"},
-		{[]string{"-s", "/usr/lib/none.so"}, "Could not add card"},
-		{[]string{"-e", "/usr/lib/none.so"}, "Could not remove card"},
-	} {
-		out, status := run(t, a.socket, "", "ssh-add", c.args...)
-		if status == 0 || !strings.Contains(out, c.says) {
-			t.Errorf("ssh-add %s: status %d, %q; want %q", c.args, status, out, c.says)
-		}
-	}
-	if out, _ := run(t, a.socket, "", "ssh-add", "-l"); strings.Count(out, "\n") != len(testKeys()) {
-		t.Errorf("after all that ssh-add -l says\n%s", out)
 	}
 
 	empty := start(t, nil, nil)
@@ -156,7 +125,7 @@ func TestSSHKeygenSignAndVerify(t *testing.T) {
 				t.Errorf("verifies for another text: %s", out)
 			}
 			asked := a.prompter.Questions()
-			if len(asked) != 1 || asked[0].Reason != `sign for namespace "git"` || !strings.HasPrefix(asked[0].Caller, "ssh-keygen (") {
+			if len(asked) != 1 || asked[0].Reason != "sign a git commit or tag" || !strings.HasPrefix(asked[0].Caller, "ssh-keygen (") {
 				t.Errorf("asked %+v", asked)
 			}
 		})
@@ -231,12 +200,22 @@ func TestLogin(t *testing.T) {
 
 // startSSHAgent runs OpenSSH's agent until the test ends.
 func startSSHAgent(t *testing.T) (socket string) {
+	socket, _ = startSSHAgentAsking(t)
+	return socket
+}
+
+// startSSHAgentAsking runs OpenSSH's agent, whose questions are answered as
+// answer was told last; until then with yes.
+func startSSHAgentAsking(t *testing.T) (socket string, answer func(yes bool)) {
 	t.Helper()
 	path := program(t, "ssh-agent")
 	dir := must(os.MkdirTemp("", "kr"))
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	socket = filepath.Join(dir, "o")
+	no := filepath.Join(dir, "no")
+	writeFile(t, filepath.Join(dir, "askpass"), "#!/bin/sh\n! test -e "+no+"\n", 0o700)
 	cmd := exec.Command(path, "-D", "-a", socket)
+	cmd.Env = append(os.Environ(), "SSH_ASKPASS="+filepath.Join(dir, "askpass"), "SSH_ASKPASS_REQUIRE=force")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +230,13 @@ func startSSHAgent(t *testing.T) (socket string) {
 		}
 		return err == nil
 	})
-	return socket
+	return socket, func(yes bool) {
+		if yes {
+			os.Remove(no)
+		} else {
+			writeFile(t, no, "", 0o600)
+		}
+	}
 }
 
 // exchange sends request and returns the reply, or what else came of it.
@@ -324,7 +309,6 @@ func TestAnswersLikeOpenSSH(t *testing.T) {
 		{"extension with an empty name", frame([]byte{27}, str("")), true},
 		{"unknown extension", frame([]byte{27}, str("none@example.org"), []byte("contents")), true},
 		{"extension with a name past the end", frame([]byte{27}, u32(100), []byte("x")), true},
-		{"empty session-bind", frame([]byte{27}, str("session-bind@openssh.com")), true},
 		{"remove a key without naming it", frame([]byte{18}), true},
 		{"remove an unknown key", frame([]byte{18}, str(edKey(99).blob())), true},
 	}

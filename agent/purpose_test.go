@@ -57,15 +57,15 @@ func TestPurpose(t *testing.T) {
 		reason, scope string
 	}{
 		{"login", login, "log in as mia", ""},
-		{"host", loginData("mia", methodHostBound, blob, host), "log in as mia to host key " + fp, fp},
-		{"host certificate", loginData("mia", methodHostBound, blob, cert.Marshal()), "log in as mia to host key " + fp, fp},
+		{"host", loginData("mia", methodHostBound, blob, host), "log in as mia to host key " + fp, "unproven " + fp},
+		{"host certificate", loginData("mia", methodHostBound, blob, cert.Marshal()), "log in as mia to host key " + fp, "unproven " + fp},
 		{"user with a realm", loginData("mia@EXAMPLE.ORG", methodPublicKey, blob, nil), "log in as mia@EXAMPLE.ORG", ""},
 		{"user that reads like a sentence", loginData("mia to host key "+fp, methodPublicKey, blob, nil),
 			`log in as "mia to host key ` + fp[:64-len("mia to host key ")-1] + `…"`, ""},
 		{"user with escapes", loginData("mia\x1b[2J\n\"", methodPublicKey, blob, nil), "log in as \"mia\uFFFD[2J\uFFFD\\\"\"", ""},
 		{"no user", loginData("", methodPublicKey, blob, nil), `log in as ""`, ""},
 		{"another key", loginData("mia", methodPublicKey, host, nil), "sign a login request made for another key", unknownScope},
-		{"commit", commit, `sign for namespace "git"`, `namespace "git"`},
+		{"commit", commit, `sign a git commit or tag`, `namespace "git"`},
 		{"file", sshsigData("file", "sha256", make([]byte, 32)), `sign for namespace "file"`, `namespace "file"`},
 		{"namespace with escapes", sshsigData("a\u202eb", "sha256", make([]byte, 32)), "sign for namespace \"a\uFFFDb\"", `namespace "a\u202eb"`},
 
@@ -87,7 +87,7 @@ func TestPurpose(t *testing.T) {
 		{"unknown hash", sshsigData("git", "md5", make([]byte, 16)), unknown, unknownScope},
 		{"short digest", sshsigData("git", "sha512", make([]byte, 32)), unknown, unknownScope},
 	} {
-		if got := purposeOf(c.data, blob); got.reason != c.reason || got.scope != c.scope {
+		if got := (&session{server: &Server{}}).purposeOf(c.data, blob); got.reason != c.reason || got.scope != c.scope {
 			t.Errorf("%s: %q for %q, want %q for %q", c.name, got.reason, got.scope, c.reason, c.scope)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keyringd/keyringd/agent/knownhosts"
 	"github.com/keyringd/keyringd/internal/listen"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -26,11 +27,33 @@ const (
 	halfCloseGrace = 500 * time.Millisecond
 )
 
-// A Server serves the ssh-agent protocol. Make one with [New].
+// A Server serves the ssh-agent protocol. Make one with [New]; its fields are
+// set before Serve.
 type Server struct {
 	Keys *keyring.Keys // what is served; may not be replaced
 
+	// Holder keeps the keys that clients add; nil: none can be added.
+	Holder Holder
+	// Providers reach smart cards and security keys; nil: none can be added.
+	Providers Providers
+	// AllowProviders is a list of patterns, separated by commas, for the libraries
+	// that clients may name; "": those of the system, as in OpenSSH.
+	AllowProviders string
+	// AllowRemoteChanges lets an asker on another machine add, remove and lock, as
+	// OpenSSH does.
+	AllowRemoteChanges bool
+	// Certificates are offered with their keys; nil: none but added ones.
+	Certificates *Certificates
+	// KnownHosts names hosts in questions; nil: they have fingerprints only.
+	KnownHosts *knownhosts.Files
+	// Upstream is the socket of another agent, whose keys are listed after ours;
+	// "": there is none.
+	Upstream string
+
 	journal journal
+	added   *addedSet
+	lock    *lock
+	absent  absence // of the other agent
 
 	frameTimeout, writeTimeout, halfCloseGrace time.Duration
 
@@ -38,22 +61,26 @@ type Server struct {
 	mu      sync.Mutex // held while current is made anew
 }
 
-// New returns a Server of these keys. Failed requests are told to log, one line
-// each and limited in number, without anything secret.
+// New returns a Server of these keys. Failed requests and changes are told to
+// log, one line each and limited in number, without anything secret.
 func New(keys *keyring.Keys, log *slog.Logger) *Server {
-	return &Server{
+	s := &Server{
 		Keys:           keys,
 		journal:        journal{log: log},
+		lock:           newLock(),
 		frameTimeout:   frameTimeout,
 		writeTimeout:   writeTimeout,
 		halfCloseGrace: halfCloseGrace,
 	}
+	s.added = newAddedSet(keys, func() Holder { return s.Holder })
+	return s
 }
 
 // Serve answers the clients that connect to l, of the daemon's own user only,
 // until ctx ends. It closes l, and returns when every connection is closed and
 // every goroutine it started is done. It may be called for several listeners
-// at once.
+// at once. Added keys stay until they are removed or [Server.DropAdded] is
+// called.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return listen.Serve(ctx, l, s.serveConn)
 }

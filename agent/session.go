@@ -29,7 +29,9 @@ type session struct {
 	cancel context.CancelFunc
 	frames frameReader
 
-	peer *keyring.Caller // nil until first asked for
+	peer     *keyring.Caller // nil until first asked for
+	bound    bindings
+	upstream *upstream // nil: there is none
 }
 
 // serveConn serves c until the client hangs up or misbehaves, or until ctx
@@ -42,7 +44,8 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	n := &session{server: s, conn: c, raw: raw, ctx: ctx, cancel: cancel,
-		frames: frameReader{conn: c, timeout: s.frameTimeout}}
+		frames: frameReader{conn: c, timeout: s.frameTimeout}, upstream: s.newUpstream()}
+	defer n.upstream.close()
 	n.serve()
 }
 
@@ -87,22 +90,59 @@ func (s *session) answer(request []byte) (reply []byte) {
 			reply = s.fail(fmt.Errorf("request type %d: %w of type %T at %s", request[0], errPanic, r, panicsite.Of()))
 		}
 	}()
-	body := request[1:]
-	switch request[0] {
+	kind, body := request[0], request[1:]
+	if s.server.lock.locked.Load() && !whileLocked(kind, body) {
+		if kind == msgRequestIdentities {
+			return nothingReply
+		}
+		return s.fail(fmt.Errorf("type %d: %w", kind, keyring.ErrLocked))
+	}
+	if changes(kind) && s.bound.remote() && !s.server.AllowRemoteChanges {
+		return s.fail(fmt.Errorf("type %d: %w", kind, errRemote))
+	}
+	switch kind {
 	case msgRequestIdentities:
-		// What follows is ignored, as OpenSSH does.
-		return s.server.identities(s.ctx).list
+		return s.list()
 	case msgSignRequest:
 		return s.sign(body)
-	case msgRemoveAllV1:
-		// There are no protocol 1 keys, so none is left: the truth, and ssh-add
-		// -D sends it after the real request.
-		return successReply
+	case msgAddIdentity, msgAddConstrained:
+		return s.add(body)
+	case msgRemoveIdentity:
+		return s.remove(body)
+	case msgRemoveAll, msgRemoveAllV1:
+		return s.removeAll()
+	case msgAddCard, msgAddCardConstr:
+		return s.addCard(body)
+	case msgRemoveCard:
+		return s.removeCard(body)
+	case msgLock, msgUnlock:
+		return s.setLock(body, kind == msgLock)
 	case msgExtension:
 		return s.extension(body)
 	default:
-		return s.fail(fmt.Errorf("type %d: %w", request[0], errNotServed))
+		return s.fail(fmt.Errorf("type %d: %w", kind, errNotServed))
 	}
+}
+
+// changes reports whether a request changes what is offered, to anybody.
+func changes(kind byte) bool {
+	switch kind {
+	case msgAddIdentity, msgAddConstrained, msgRemoveIdentity, msgRemoveAll, msgRemoveAllV1,
+		msgAddCard, msgAddCardConstr, msgRemoveCard, msgLock, msgUnlock:
+		return true
+	}
+	return false
+}
+
+// whileLocked reports whether a locked agent serves a request: the way out, and
+// session-bind, without which a connection that outlives the lock would pass
+// for a local one.
+func whileLocked(kind byte, body []byte) bool {
+	if kind == msgUnlock {
+		return true
+	}
+	d := decoder{rest: body}
+	return kind == msgExtension && d.text() == extensionBind
 }
 
 // fail tells the journal of err and returns the reply for it.
@@ -126,7 +166,7 @@ func (s *session) log(level slog.Level, err error, attrs ...slog.Attr) {
 // caller returns who is on the other end, found out once.
 func (s *session) caller() keyring.Caller {
 	if s.peer == nil {
-		s.peer = &keyring.Caller{FrontEnd: "ssh-agent"}
+		s.peer = &keyring.Caller{FrontEnd: frontEnd}
 		// Without an answer the caller is unknown, and is shown as that.
 		if p, err := caller.FromConn(s.conn); err == nil {
 			s.peer.PID, s.peer.Program, s.peer.Process = p.PID, p.Program, p.Process

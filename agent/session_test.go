@@ -279,7 +279,7 @@ func TestProtocol1(t *testing.T) {
 func TestRequestsThatAreNotServed(t *testing.T) {
 	a := start(t, fakes(edKey(1)), nil)
 	c := a.dial(t)
-	for _, n := range []byte{17, 18, 19, 20, 21, 22, 23, 25, 26, 27, 28, 29, 0, 255} {
+	for _, n := range []byte{17, 18, 20, 21, 23, 25, 26, 27, 28, 29, 0, 255} {
 		if reply := roundTrip(t, c, frame([]byte{n}, str("x"))); !bytes.Equal(reply, []byte{msgFailure}) {
 			t.Errorf("message %d: %x", n, reply)
 		}
@@ -289,11 +289,14 @@ func TestRequestsThatAreNotServed(t *testing.T) {
 func TestExtensionQuery(t *testing.T) {
 	a := start(t, fakes(edKey(1)), nil)
 	c := a.dial(t)
-	want := slices.Concat([]byte{msgExtensionResponse}, str("query"), str("query"))
+	want := slices.Concat([]byte{msgExtensionResponse}, str("query"), str("query"), str(extensionBind))
 	if reply := roundTrip(t, c, frame([]byte{msgExtension}, str("query"))); !bytes.Equal(reply, want) {
 		t.Errorf("query: %x, want %x", reply, want)
 	}
-	for _, name := range []string{"session-bind@openssh.com", "", "query "} {
+	if reply := roundTrip(t, c, frame([]byte{msgExtension}, str(extensionBind))); !bytes.Equal(reply, []byte{msgExtensionFailure}) {
+		t.Errorf("an empty session-bind: %x", reply)
+	}
+	for _, name := range []string{"", "query ", "session-bind@openssh.org"} {
 		if reply := roundTrip(t, c, frame([]byte{msgExtension}, str(name))); !bytes.Equal(reply, []byte{msgFailure}) {
 			t.Errorf("%q: %x", name, reply)
 		}

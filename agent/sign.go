@@ -25,16 +25,30 @@ func (s *session) sign(body []byte) []byte {
 	}
 	id, ok := s.server.identities(s.ctx).byBlob[string(blob)]
 	if !ok {
-		return s.fail(fmt.Errorf("sign: %w", errUnknownKey))
+		reply, err := s.signUpstream(blob, data, body)
+		if err != nil {
+			return s.fail(fmt.Errorf("sign: %w", err))
+		}
+		return reply
 	}
 	reply, err := s.signWith(id, data, flags)
+	if err == nil {
+		err = s.server.stillOffers(s.ctx, id)
+	}
 	if err != nil {
-		return s.fail(fmt.Errorf("sign: %w", err), slog.String("key", id.info.Label))
+		return s.fail(fmt.Errorf("sign: %w", err), slog.String("key", id.label()))
 	}
 	return reply
 }
 
 func (s *session) signWith(id *identity, data []byte, flags uint32) ([]byte, error) {
+	if err := s.bound.checkDestination(id, data); err != nil {
+		return nil, err
+	}
+	p := s.purposeOf(data, id.blob)
+	if id.added != nil && id.added.sk != nil {
+		return s.signSecurityKey(id, data, p)
+	}
 	algorithm, hash := id.scheme(flags)
 	digest := data
 	if hash != 0 {
@@ -42,16 +56,20 @@ func (s *session) signWith(id *identity, data []byte, flags uint32) ([]byte, err
 		h.Write(data)
 		digest = h.Sum(nil)
 	}
-	p := purposeOf(data, id.blob)
 	r := keyring.SignRequest{
-		Caller: s.caller(),
-		Key:    id.info.ID,
-		Reason: p.reason,
-		Scope:  p.scope,
-		Digest: digest,
-		Opts:   hash,
+		Caller:  s.caller(),
+		Key:     id.info.ID,
+		Reason:  p.reason,
+		Scope:   p.scope,
+		Digest:  digest,
+		Opts:    hash,
+		Purpose: p.Purpose,
 	}
-	sig, err := s.signWatched(r)
+	var sig []byte
+	err := s.watched(func() (err error) {
+		sig, err = s.server.Keys.Sign(s.ctx, r)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -66,11 +84,12 @@ func (s *session) signWith(id *identity, data []byte, flags uint32) ([]byte, err
 	return endFrame(b), nil
 }
 
-// signWatched signs while it watches for the client to hang up.
-func (s *session) signWatched(r keyring.SignRequest) ([]byte, error) {
+// watched does something that may wait for the user or a device, while it
+// watches for the client to hang up.
+func (s *session) watched(do func() error) error {
 	stop := s.watch()
 	defer stop()
-	return s.server.Keys.Sign(s.ctx, r)
+	return do()
 }
 
 // signatureValue turns what a crypto.Signer returns into the value part of an

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"math/big"
@@ -19,7 +20,17 @@ const (
 	msgIdentitiesAnswer  = 12
 	msgSignRequest       = 13
 	msgSignResponse      = 14
+	msgAddIdentity       = 17
+	msgRemoveIdentity    = 18
+	msgRemoveAll         = 19
+	msgAddCard           = 20
+	msgRemoveCard        = 21
+	msgLock              = 22
+	msgUnlock            = 23
+	msgAddConstrained    = 25
+	msgAddCardConstr     = 26
 	msgExtension         = 27
+	msgExtensionFailure  = 28 // the extension is known, and failed
 	msgExtensionResponse = 29
 )
 
@@ -50,6 +61,7 @@ const (
 var (
 	failureReply = []byte{0, 0, 0, 1, msgFailure}
 	successReply = []byte{0, 0, 0, 1, msgSuccess}
+	nothingReply = []byte{0, 0, 0, 5, msgIdentitiesAnswer, 0, 0, 0, 0}
 )
 
 // errFrame is a length that no request can have: 0, or more than maxRequest.
@@ -171,6 +183,20 @@ func (d *decoder) string() []byte {
 		return nil
 	}
 	return d.take(int(n))
+}
+
+// text is a string that C programs can hold: without a NUL, but that one at its
+// end is left out.
+func (d *decoder) text() string {
+	v := d.string()
+	if n := len(v); n > 0 && v[n-1] == 0 {
+		v = v[:n-1]
+	}
+	if bytes.IndexByte(v, 0) >= 0 {
+		d.bad, d.rest = true, nil
+		return ""
+	}
+	return string(v)
 }
 
 // done reports whether all was decoded and nothing is left over.
