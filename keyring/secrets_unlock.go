@@ -64,12 +64,19 @@ func (s *Secrets) unlock(ctx context.Context, c Caller, id string) error {
 	}
 	switch {
 	case !hasSlot(l, isQuiet):
-	case s.quiet(ctx, c, l):
-		return nil
-	case s.byHand(id):
+	case !s.byHand(id):
+		// What was locked just now is not to be asked about.
+		if err := s.quiet(ctx, c, l); err == nil || errors.Is(err, ErrLocked) || ctx.Err() != nil {
+			return err
+		}
+	default:
+		locks, _ := s.locks(id)
 		use := s.use(l.Info(), c, "unlock it again, after you locked it")
-		use.Confirm = true
-		err := s.gate.Use(ctx, use, func(secret.Bytes) error { return s.open(ctx, c, l, Credential{Kind: SlotTPM}) })
+		err := s.gate.Permit(ctx, use, "")
+		if err == nil {
+			err = s.openSince(ctx, c, l, Credential{Kind: SlotTPM}, locks)
+		}
+		s.gate.report(use, err)
 		if err == nil || !hasSlot(l, isAsked) || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrAuthFailed) && !errors.Is(err, ErrLockedOut) {
 			return err
 		}
@@ -97,36 +104,37 @@ func (s *Secrets) UnlockQuietly(ctx context.Context, collection string) bool {
 		return true
 	}
 	l, ok := coll.(Lockable)
-	if !ok || !s.quiet(ctx, ourselves, l) {
+	if !ok || s.quiet(ctx, ourselves, l) != nil {
 		return false
 	}
 	s.settled(collection)
 	return true
 }
 
-// quiet tries the TPM slots that need no PIN. Many who try at once are one.
-func (s *Secrets) quiet(ctx context.Context, c Caller, l Lockable) bool {
+// quiet tries the TPM slots that need no PIN, but against the user's wish. Many
+// who try at once are one.
+func (s *Secrets) quiet(ctx context.Context, c Caller, l Lockable) error {
 	info := l.Info()
-	if !hasSlot(l, isQuiet) || s.byHand(info.ID) {
-		return false
+	locks, byHand := s.locks(info.ID)
+	if byHand || !hasSlot(l, isQuiet) {
+		return fmt.Errorf("collection %s: %w", info.ID, ErrLocked)
 	}
 	err := s.share(ctx, c, "quietly "+info.ID, func(ctx context.Context) error {
 		if !l.Info().Locked {
 			return nil
 		}
-		if err := s.open(ctx, c, l, Credential{Kind: SlotTPM}); err != nil {
+		if err := s.openSince(ctx, c, l, Credential{Kind: SlotTPM}, locks); err != nil {
 			return err
 		}
 		s.gate.report(s.use(info, c, "unlock it with the TPM"), nil)
 		return nil
 	})
-	if err == nil {
-		return true
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrLocked) {
+		if _, ok := s.seldom("quiet\x00" + info.ID); ok {
+			s.log().Warn("the TPM does not unlock a keyring", "collection", info.ID, "err", err)
+		}
 	}
-	if _, ok := s.seldom("quiet\x00" + info.ID); ok && ctx.Err() == nil {
-		s.log().Warn("the TPM does not unlock a keyring", "collection", info.ID, "err", err)
-	}
-	return false
+	return err
 }
 
 // ask has the user unlock l.
@@ -213,13 +221,16 @@ func (s *Secrets) addTPM(ctx context.Context, c Caller, l Lockable) {
 	s.tell(CollectionChanged, c, id, "")
 }
 
-// open is Unlock of a collection, with all that follows from it. A collection
-// that the user locks in the meantime stays locked.
+// open is Unlock of a collection, with all that follows from it.
 func (s *Secrets) open(ctx context.Context, c Caller, l Lockable, cr Credential) error {
+	locks, _ := s.locks(l.Info().ID)
+	return s.openSince(ctx, c, l, cr, locks)
+}
+
+// openSince is open for who knows of so many locks. A collection that was locked
+// again since stays locked.
+func (s *Secrets) openSince(ctx context.Context, c Caller, l Lockable, cr Credential, locks uint64) error {
 	before := l.Info()
-	s.mu.Lock()
-	locks := s.stateLocked(before.ID).locks
-	s.mu.Unlock()
 	if err := l.Unlock(ctx, cr); err != nil {
 		return err
 	}
@@ -249,12 +260,18 @@ func (s *Secrets) stateLocked(id string) *lockState {
 	return state
 }
 
-// byHand reports whether the user locked a collection and has not unlocked it
-// since.
-func (s *Secrets) byHand(id string) bool {
+// locks is how often a collection was locked, and whether the user locked it by
+// hand and has not unlocked it since.
+func (s *Secrets) locks(id string) (n uint64, byHand bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stateLocked(id).byHand
+	state := s.stateLocked(id)
+	return state.locks, state.byHand
+}
+
+func (s *Secrets) byHand(id string) bool {
+	_, byHand := s.locks(id)
+	return byHand
 }
 
 // UnlockWith unlocks a collection with a credential that is at hand. An unlocked
