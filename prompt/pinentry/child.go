@@ -44,6 +44,11 @@ func run(ctx context.Context, cmd *exec.Cmd, withStdin bool, talk func(*child) e
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", prompt.ErrUnavailable, err)
 	}
+	return converse(ctx, c, errs, talk)
+}
+
+// converse is run for a program that has been started.
+func converse(ctx context.Context, c *child, errs *tail, talk func(*child) error) (stderr string, err error) {
 	stop := context.AfterFunc(ctx, func() { c.end(ctx.Err()) })
 	err = talk(c)
 	c.closePipes()

@@ -23,6 +23,9 @@ type Env struct {
 	TTY        string        // a terminal that may be used beside GPG_TTY, see ForegroundTTY; "": none
 	Timeout    time.Duration // how long a question stays; 0: DefaultTimeout
 	Log        *slog.Logger  // nil: nowhere
+	Standby    time.Duration // how long keyring-ui is kept ready after a question; 0: DefaultStandby; negative: not at all
+
+	standby *standby // of the prompter that New returns
 }
 
 // ErrUnsupported is wrapped for a prompter that this version does not have.
@@ -32,6 +35,9 @@ var ErrUnsupported = errors.New("not supported by this version")
 // "pinentry:PROGRAM", "askpass:PROGRAM" or "none". PROGRAM is a path, or a name
 // that is looked for on PATH. It fails where the program does not exist, so
 // that a mistake shows at the start and not at the first question.
+//
+// A prompter with keyring-ui keeps one ready between questions. It is also an
+// io.Closer, which ends that; the process's end does so as well.
 //
 // "auto" looks at each question what there is, as programs and displays come
 // and go, and asks with the first that can: keyring-ui; the pinentry programs
@@ -45,6 +51,7 @@ func New(spec string, env Env) (prompt.Prompter, error) {
 	}
 	switch kind {
 	case "auto":
+		env.standby = newStandby(env.Standby)
 		return auto{env}, nil
 	case "none":
 		return prompt.None{}, nil
@@ -55,7 +62,8 @@ func New(spec string, env Env) (prompt.Prompter, error) {
 		if path == "" {
 			return nil, fmt.Errorf("prompter %q: keyring-ui is neither beside keyringd nor on PATH", spec)
 		}
-		return env.program(path), nil
+		env.standby = newStandby(env.Standby)
+		return env.window(path), nil
 	case "pinentry", "askpass":
 		path := env.find(arg)
 		if path == "" {
@@ -74,6 +82,12 @@ type auto struct{ env Env }
 
 func (a auto) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer, error) {
 	return prompt.Chain(a.env.candidates()...).Prompt(ctx, q)
+}
+
+// Close ends what is kept ready for the next question.
+func (a auto) Close() error {
+	a.env.standby.close()
+	return nil
 }
 
 // desktopPrograms are the pinentry programs that open a window, best first:
@@ -96,7 +110,7 @@ func (e Env) candidates() []prompt.Prompter {
 	desktop := e.withDisplay()
 	if desktop != nil {
 		if path := desktop.ui(); path != "" {
-			found = append(found, desktop.program(path))
+			found = append(found, desktop.window(path))
 		}
 		for _, name := range desktopPrograms {
 			if path := desktop.find(name); path != "" && !needsTTY(path) {
@@ -128,6 +142,13 @@ func (e Env) candidates() []prompt.Prompter {
 
 func (e Env) program(path string) *Program {
 	return &Program{Path: path, Environ: e.Environ, TTY: e.tty(), Timeout: e.Timeout, Log: e.Log}
+}
+
+// window is program for keyring-ui, which can be kept ready.
+func (e Env) window(path string) *Program {
+	p := e.program(path)
+	p.standby = e.standby
+	return p
 }
 
 func (e Env) askpass(path string) *Askpass {

@@ -4,7 +4,9 @@
 //
 // Each question is one run of the program, in a session of its own, which is
 // killed when the question's context ends and dies with this process. Nothing
-// secret is passed to it; what it answers goes into locked memory.
+// secret is passed to it; what it answers goes into locked memory. keyring-ui,
+// whose toolkit takes its time, is started before it is asked, see
+// [DefaultStandby].
 //
 // It deliberately draws nothing, and puts no order on questions: that is
 // [prompt.Queue].

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,8 +40,14 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		case "fake-daemon":
 			p := Program{Path: os.Args[2], Environ: os.Environ()}
+			if os.Args[3] == "standby" {
+				p.standby = newStandby(time.Hour)
+			}
 			_, err := p.Prompt(context.Background(), prompt.Question{})
 			fmt.Println(err)
+			if os.Args[3] == "standby" {
+				hang()
+			}
 			os.Exit(0)
 		}
 	}
@@ -58,6 +65,17 @@ func record(path, format string, args ...any) {
 }
 
 func fakePinentry(mode, log string) {
+	// What waits for a question behaves as it is told, what is started for one
+	// does as it should.
+	waits := slices.Contains(os.Args, "--standby")
+	if how, ok := strings.CutPrefix(mode, "standby:"); ok {
+		if mode = "plain"; waits {
+			mode = how
+		}
+	}
+	if waits {
+		record(log, "waits")
+	}
 	record(log, "pid %d", os.Getpid())
 	record(log, "env %s", strings.Join(os.Environ(), " "))
 	misbehave(mode)

@@ -35,10 +35,12 @@ type Program struct {
 	TTY     string        // a terminal that the program may use; "": none
 	Timeout time.Duration // how long a question stays; 0: DefaultTimeout
 	Log     *slog.Logger  // what a failing program said on standard error; nil: nowhere
+
+	standby *standby // keeps it ready between questions; nil: it is started for each
 }
 
 var (
-	errNotReady  = fmt.Errorf("%w: the program did not get ready within %v", prompt.ErrUnavailable, readyWithin)
+	errNotReady  = fmt.Errorf("%w: the program did not get ready in time", prompt.ErrUnavailable)
 	errNoAnswer  = fmt.Errorf("%w: not answered in time", prompt.ErrDismissed)
 	errNeverSame = fmt.Errorf("%w: repeated wrongly %d times", prompt.ErrDismissed, maxRounds)
 )
@@ -55,18 +57,53 @@ func (p *Program) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer,
 		// pinentry-tty would take the protocol itself for the user's typing.
 		return prompt.Answer{}, fmt.Errorf("%w: %s needs a terminal", prompt.ErrUnavailable, p.Path)
 	}
-	cmd := exec.Command(p.Path, p.Args...)
+	a, err := p.ask(ctx, q)
+	restore()
+	if !errors.Is(err, prompt.ErrUnavailable) {
+		p.standby.prepare(p)
+	}
+	return a, err
+}
+
+// Close ends what is kept ready for the next question. It is not needed where
+// the process ends.
+func (p *Program) Close() error {
+	p.standby.close()
+	return nil
+}
+
+// ask puts q to the program that waits for it, if there is one, and to a new one
+// if that cannot show it.
+func (p *Program) ask(ctx context.Context, q prompt.Question) (prompt.Answer, error) {
+	if w := p.standby.take(p); w != nil {
+		a, err := p.talk(q, standbyReadyWithin, func(talk func(*child) error) (string, error) { return w.run(ctx, talk) })
+		if !errors.Is(err, prompt.ErrUnavailable) {
+			return a, err
+		}
+	}
+	return p.talk(q, readyWithin, func(talk func(*child) error) (string, error) {
+		return run(ctx, p.command(), true, talk)
+	})
+}
+
+// command is what runs the program.
+func (p *Program) command(flags ...string) *exec.Cmd {
+	cmd := exec.Command(p.Path, append(flags, p.Args...)...)
 	cmd.Env = filter(p.Environ)
+	return cmd
+}
+
+// talk puts q to a program that run runs.
+func (p *Program) talk(q prompt.Question, ready time.Duration, run func(func(*child) error) (string, error)) (prompt.Answer, error) {
 	var a prompt.Answer
-	stderr, err := run(ctx, cmd, true, func(c *child) error {
-		d := dialog{p: p, c: c, q: q, cl: assuan.NewClient(c.stdout, c.stdin)}
+	stderr, err := run(func(c *child) error {
+		d := dialog{p: p, c: c, q: q, ready: ready, cl: assuan.NewClient(c.stdout, c.stdin)}
 		defer d.cl.Close()
 		defer func() { a = d.answer }()
 		var err error
 		d.answer.Passphrase, err = d.run()
 		return err
 	})
-	restore()
 	if err != nil {
 		a.Passphrase.Wipe()
 		report(p.Log, p.Path, stderr, err)
@@ -95,13 +132,14 @@ type dialog struct {
 	c        *child
 	q        prompt.Question
 	cl       *assuan.Client
-	rich     bool // the program knows a question's parts
-	repeated bool // the program itself asked for the passphrase twice
+	ready    time.Duration // it may take to get ready
+	rich     bool          // the program knows a question's parts
+	repeated bool          // the program itself asked for the passphrase twice
 	answer   prompt.Answer
 }
 
 func (d *dialog) run() (secret.Bytes, error) {
-	stop := d.c.within(readyWithin, errNotReady)
+	stop := d.c.within(d.ready, errNotReady)
 	d.cl.Status = d.status
 	err := d.prepare()
 	stop()
