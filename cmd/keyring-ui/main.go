@@ -55,7 +55,11 @@ func run() int {
 	defer stop()
 
 	s := newScreen()
+	s.waiting = c.standby
 	go hangup(os.Stdout)
+	if c.standby {
+		go s.standby()
+	}
 	go func() {
 		status := c.serve(ctx, s)
 		// At once: the window and its grab go with the connection to the display,
@@ -88,6 +92,7 @@ type command struct {
 	text     string
 	askpass  bool
 	version  bool
+	standby  bool
 	status   int // to exit with where parse fails
 }
 
@@ -129,6 +134,7 @@ func parse(args []string, stderr io.Writer) (command, error) {
 	fs.Uint64Var(&c.settings.ParentWID, "W", 0, "short for -parent-wid")
 	fs.BoolVar(&debug, "debug", false, "does nothing: what is typed here is not for a log")
 	fs.BoolVar(&debug, "d", false, "short for -debug")
+	fs.BoolVar(&c.standby, "standby", false, "get the window ready, out of sight, before there is a question")
 	fs.BoolVar(&c.version, "version", false, "print the version")
 	if err := fs.Parse(args); err != nil {
 		if c.status = 2; err == flag.ErrHelp {

@@ -41,6 +41,11 @@ type screen struct {
 	once  sync.Once
 	unfit error // why there is no display; set before begin or by start
 
+	waiting bool          // it was started before there was a question
+	asked   chan struct{} // closed by the first question
+	heard   sync.Once     // closes asked
+	style   string        // light or dark, as the desktop said at the start; "": the user's environment does
+
 	set  atomic.Pointer[ask.Settings]
 	app  fyne.App
 	win  fyne.Window
@@ -48,7 +53,7 @@ type screen struct {
 }
 
 func newScreen() *screen {
-	s := &screen{begin: make(chan struct{}), ready: make(chan struct{}), ended: make(chan struct{})}
+	s := &screen{begin: make(chan struct{}), ready: make(chan struct{}), ended: make(chan struct{}), asked: make(chan struct{})}
 	s.set.Store(&ask.Settings{})
 	return s
 }
@@ -67,7 +72,6 @@ func (s *screen) run() {
 	s.win = s.app.NewWindow("keyringd")
 	s.win.SetPadded(false)
 	s.win.SetFixedSize(true)
-	s.win.CenterOnScreen()
 	s.win.SetCloseIntercept(func() {
 		if v := s.view.Load(); v != nil {
 			v.Close()
@@ -122,6 +126,7 @@ func (s *screen) prepare() error {
 		}
 		if os.Getenv("FYNE_THEME") == "" {
 			os.Setenv("FYNE_THEME", name)
+			s.style = name
 		}
 	}()
 	select {
@@ -148,9 +153,11 @@ func colorScheme() string {
 
 // Show implements [ask.Screen].
 func (s *screen) Show(ctx context.Context, q ask.Question, h ask.Helpers) (ask.Answer, error) {
+	s.heard.Do(func() { close(s.asked) })
 	if err := s.start(); err != nil {
 		return ask.Answer{}, err
 	}
+	s.restyle()
 	answer := make(chan ask.Answer, 1)
 	opened := make(chan error, 1)
 	a := newAssistant(h)
@@ -188,6 +195,7 @@ func (s *screen) open(q ask.Question, o promptui.Options) error {
 	s.win.SetTitle(v.Title())
 	s.win.SetContent(v.Content())
 	s.win.Resize(v.Content().MinSize())
+	s.win.CenterOnScreen()
 	s.win.Show()
 	var handle uintptr
 	s.native(func(window uintptr, _ bool) { handle = window })

@@ -67,6 +67,18 @@ static void raise(void *display, unsigned long window, unsigned long parent) {
 	XSync(d, False);
 	XSetErrorHandler(old);
 }
+
+// park puts a window that is not mapped yet where it is not seen, and where the
+// window manager leaves it alone; or gives it back to the window manager.
+static void park(void *display, unsigned long window, int on) {
+	Display *d = (Display *)display;
+	XSetWindowAttributes a;
+	memset(&a, 0, sizeof a);
+	a.override_redirect = on ? True : False;
+	XChangeWindowAttributes(d, window, CWOverrideRedirect, &a);
+	XMoveWindow(d, window, on ? -20000 : 0, on ? -20000 : 0);
+	XSync(d, False);
+}
 */
 import "C"
 
@@ -140,6 +152,20 @@ func raise(window uintptr, parent uint64) {
 	if d := display(); d != nil {
 		C.raise(d, C.ulong(window), C.ulong(parent))
 	}
+}
+
+// park takes a window out of everybody's sight, or brings it back. It is not on
+// screen at the time.
+func park(window uintptr, on bool) {
+	d := display()
+	if d == nil {
+		return
+	}
+	var flag C.int
+	if on {
+		flag = 1
+	}
+	C.park(d, C.ulong(window), flag)
 }
 
 // capsLock reports whether Caps Lock is on, as far as can be known.

@@ -22,16 +22,6 @@ import (
 
 var update = flag.Bool("update", false, "write the golden images anew; look at them")
 
-// variant is the theme in light or dark, whatever the desktop says.
-type variant struct {
-	Theme
-	v fyne.ThemeVariant
-}
-
-func (v variant) Color(n fyne.ThemeColorName, _ fyne.ThemeVariant) color.Color {
-	return v.Theme.Color(n, v.v)
-}
-
 // speak makes the words those of a locale for the test.
 func speak(t *testing.T, locale string) {
 	t.Helper()
@@ -57,7 +47,7 @@ type shot struct {
 func show(t *testing.T, q ask.Question, o Options, v fyne.ThemeVariant) *shot {
 	t.Helper()
 	app := test.NewTempApp(t)
-	app.Settings().SetTheme(variant{NewTheme(), v})
+	app.Settings().SetTheme(NewTheme().In(v == theme.VariantDark))
 	s := &shot{}
 	o.Done = func(a ask.Answer) { s.answers = append(s.answers, a) }
 	s.View = New(q, o)

@@ -19,10 +19,23 @@ const (
 
 // Theme is calm and native to a GNOME-like desktop, in light and in dark. Its
 // texts have a contrast of at least 4.5 to 1.
-type Theme struct{ fyne.Theme }
+type Theme struct {
+	fyne.Theme
+	always *fyne.ThemeVariant // nil: as it comes
+}
 
 // NewTheme returns the theme. Which variant is used, Fyne asks the desktop.
-func NewTheme() Theme { return Theme{theme.DefaultTheme()} }
+func NewTheme() Theme { return Theme{Theme: theme.DefaultTheme()} }
+
+// In returns the theme in light or dark, whatever Fyne takes the desktop for.
+func (t Theme) In(dark bool) Theme {
+	v := theme.VariantLight
+	if dark {
+		v = theme.VariantDark
+	}
+	t.always = &v
+	return t
+}
 
 // A pair is a colour in light and in dark, as 0xRRGGBBAA.
 type pair [2]uint32
@@ -62,6 +75,9 @@ func palette(name fyne.ThemeColorName) (pair, bool) {
 
 // Color implements [fyne.Theme].
 func (t Theme) Color(name fyne.ThemeColorName, variant fyne.ThemeVariant) color.Color {
+	if t.always != nil {
+		variant = *t.always
+	}
 	p, ok := palette(name)
 	if !ok {
 		return t.Theme.Color(name, variant)
