@@ -67,6 +67,8 @@ var own = []struct {
 		"collections at rest know no protocol; what binds them to a TPM is a keyring.Sealer"},
 	{"store/foreign", []string{"internal/secret"}, "other keyrings' files are read without knowing what becomes of them"},
 	{"store/archive", []string{"internal/secret"}, "an archive is a file format, and knows no store"},
+	{"moving", []string{"keyring", "store/archive", "store/foreign", "internal/atomicfile", "internal/secret"},
+		"it is where files of secrets and the keyring meet, and it knows neither stores nor front ends"},
 	{"control", []string{"internal/panicsite", "keyring", "internal/caller", "internal/listen", "internal/secret"},
 		"a front end knows the core only: never another front end, a device, a source of keys or a prompter"},
 	{"dbus/loginsession", []string{"dbus/internal/wire"}, "what the login session is at is the desktop's to say; what follows from it is not decided here"},
