@@ -2,6 +2,7 @@ package pkcs11
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"encoding/binary"
 	"io"
 	"math/rand/v2"
@@ -15,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/keyring"
+	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/pkcs11/p11rpc"
 )
 
@@ -101,6 +104,9 @@ func TestHostileMessages(t *testing.T) {
 	}
 }
 
+// basePoint is a point on P-256.
+var basePoint = must(ecdh.P256().NewPrivateKey(append(make([]byte, 31), 1))).PublicKey().Bytes()
+
 // conversation is a run of valid requests of many kinds, as bodies.
 func conversation(framing p11rpc.Framing) [][]byte {
 	var all [][]byte
@@ -147,6 +153,36 @@ func conversation(framing p11rpc.Framing) [][]byte {
 		e.Attributes(template)
 		e.Attributes(template)
 	})
+	oaep := p11rpc.Mechanism{Type: p11rpc.MechRSAPKCSOAEP, OAEP: &p11rpc.OAEPParams{Hash: p11rpc.MechSHA1, MGF: 1, Source: 1, Data: []byte("label")}}
+	add(p11rpc.DecryptInit, func(e *p11rpc.Encoder) { e.Ulong(1); e.Mechanism(oaep); e.Ulong(2) })
+	add(p11rpc.DecryptUpdate, signArgs(1, make([]byte, 100), 256))
+	add(p11rpc.DecryptFinal, func(e *p11rpc.Encoder) { e.Ulong(1); e.Room(256) })
+	add(p11rpc.DecryptInit, func(e *p11rpc.Encoder) { e.Ulong(1); e.Mechanism(rsaMechanism); e.Ulong(2) })
+	add(p11rpc.Decrypt, signArgs(1, make([]byte, 256), 256))
+	ecdh := p11rpc.Mechanism{Type: p11rpc.MechECDH1Derive, ECDH: &p11rpc.ECDHParams{KDF: 1, Public: basePoint}}
+	add(p11rpc.DeriveKey, func(e *p11rpc.Encoder) {
+		e.Ulong(1)
+		e.Mechanism(ecdh)
+		e.Ulong(4)
+		e.Attributes(secretTemplate())
+	})
+	add(p11rpc.UnwrapKey, func(e *p11rpc.Encoder) {
+		e.Ulong(1)
+		e.Mechanism(oaep)
+		e.Ulong(2)
+		e.Data(make([]byte, 256))
+		e.Attributes(secretTemplate())
+	})
+	add(p11rpc.CreateObject, func(e *p11rpc.Encoder) {
+		e.Ulong(1)
+		e.Attributes([]p11rpc.Attribute{class(p11rpc.ClassCertificate), yes(p11rpc.AttrToken), attr(p11rpc.AttrValue, []byte{0x30, 0})})
+	})
+	add(p11rpc.GetAttributeValue, func(e *p11rpc.Encoder) {
+		e.Ulong(1)
+		e.Ulong(5)
+		e.Rooms([]p11rpc.Room{{Type: p11rpc.AttrValue, Length: 100}, {Type: p11rpc.AttrValueLen, Length: 8}})
+	})
+	add(p11rpc.DestroyObject, ulongs(1, 5))
 	add(p11rpc.CloseSession, ulongs(1))
 	add(p11rpc.Finalize, nil)
 	return all
@@ -174,14 +210,17 @@ func mutate(r *rand.Rand, body []byte) []byte {
 	return body
 }
 
-// Ten thousand mutated messages: every one is answered, nobody is the worse for
-// it.
+// A hundred thousand mutated messages: every one is answered, nobody is the worse
+// for it.
 func TestMutatedMessages(t *testing.T) {
 	s := start(t, softKeys("rsa", "p256"), Options{})
 	bystander, session := s.open(t, fileSlot)
 	key := bystander.one(session, p11rpc.ClassPrivateKey, testKeys()["p256"])
 	before := rss(t)
-	const messages = 10_000
+	messages := 100_000
+	if raceEnabled {
+		messages = 20_000
+	}
 	var wg sync.WaitGroup
 	for version := range byte(3) {
 		wg.Go(func() {
@@ -216,7 +255,9 @@ func TestMutatedMessages(t *testing.T) {
 	if strings.Contains(s.log.String(), "panic") {
 		t.Errorf("a panic:\n%s", s.log.String())
 	}
-	if grown := rss(t) - before; grown > 8<<20 && !raceEnabled {
+	grown := rss(t) - before
+	t.Logf("memory grew by %d KiB", grown>>10)
+	if grown > 8<<20 && !raceEnabled {
 		t.Errorf("memory grew by %d KiB", grown>>10)
 	}
 	if _, rv := bystander.sign(session, ecdsaMechanism, key, make([]byte, 32)); rv != p11rpc.OK {
@@ -329,4 +370,45 @@ func FuzzServer(f *testing.F) {
 			t.Fatal(s.log.String())
 		}
 	})
+}
+
+// Eight threads of one program sign with eight keys: seven do not wait for the
+// question about the eighth's.
+func TestSevenThreadsDoNotWait(t *testing.T) {
+	const threads = 8
+	var keys []keyring.Key
+	for n := range byte(threads) {
+		fake := edKey(n + 1).fake(keyring.KindFile)
+		fake.KeyInfo.Confirm = n == 0
+		keys = append(keys, fake)
+	}
+	s := start(t, keys, Options{})
+	answer := make(chan struct{})
+	s.prompter.Script(keyringtest.Reply{When: answer})
+	c := s.connect(t, 2)
+	c.initialize()
+	eddsa := p11rpc.Mechanism{Type: p11rpc.MechEDDSA}
+	var sessions []uint64
+	for n := range byte(threads) {
+		session := c.openSession(fileSlot)
+		if rv := c.signInit(session, eddsa, c.one(session, p11rpc.ClassPrivateKey, edKey(n+1))); rv != p11rpc.OK {
+			t.Fatal(rv)
+		}
+		sessions = append(sessions, session)
+	}
+	waiting := map[uint32]int{}
+	for n, session := range sessions {
+		waiting[c.send(p11rpc.Sign, signArgs(session, []byte("x"), 64))] = n
+	}
+	for range threads - 1 {
+		code, rv, _ := c.receive()
+		if n, ok := waiting[code]; !ok || n == 0 || rv != p11rpc.OK {
+			t.Errorf("answer %d, of thread %d: %v", code, n, rv)
+		}
+		delete(waiting, code)
+	}
+	close(answer)
+	if code, rv, _ := c.receive(); waiting[code] != 0 || rv != p11rpc.OK {
+		t.Errorf("the one that waited: %v", rv)
+	}
 }
