@@ -24,22 +24,39 @@ type raw struct {
 	*godbus.Conn
 	tap     *wire.Tap
 	mu      sync.Mutex
-	replies map[string]int // by error name; "" for a method return
-	changed chan struct{}
+	replies map[string]int                  // by error name; "" for a method return
+	want    func(*wire.Frame, []byte) error // of the next message
+	wanted  chan error
 }
 
 func (h *house) raw() *raw {
+	h.Helper()
+	return h.rawWith(func(*wire.Frame) {})
+}
+
+// rawWith is raw with something that sees all that other programs send it.
+func (h *house) rawWith(see func(*wire.Frame)) *raw {
 	h.Helper()
 	socket, err := wire.Dial(context.Background(), h.bus.Address)
 	if err != nil {
 		h.Fatal(err)
 	}
-	r := &raw{replies: map[string]int{}, changed: make(chan struct{}, 1)}
+	r := &raw{replies: map[string]int{}, wanted: make(chan error, 1)}
 	r.tap = wire.NewTap(socket, func(f *wire.Frame) bool {
 		if f.Sender == driver {
 			return true
 		}
+		see(f)
 		r.mu.Lock()
+		want := r.want
+		r.want = nil
+		if want != nil {
+			body, err := f.Body()
+			if err == nil {
+				err = want(f, body)
+			}
+			r.wanted <- err
+		}
 		r.replies[strings.TrimPrefix(f.ErrorName, "org.freedesktop.DBus.Error.")]++
 		r.mu.Unlock()
 		return false
@@ -55,6 +72,22 @@ func (h *house) raw() *raw {
 		h.Fatal(err)
 	}
 	return r
+}
+
+// take calls a method and has its reply read.
+func (r *raw) take(t testing.TB, at godbus.ObjectPath, in, member, signature string, args []any, read func(*wire.Frame, []byte) error) {
+	t.Helper()
+	body, err := wire.Append(nil, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	r.want = read
+	r.mu.Unlock()
+	r.call(at, in, member, signature, body)
+	if err := <-r.wanted; err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (r *raw) count(name string) int {

@@ -14,7 +14,6 @@ import (
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
-	"github.com/keyringd/keyringd/prompt"
 )
 
 const (
@@ -270,5 +269,3 @@ func (v *vault) run(stdin string, program ...string) (string, error) {
 }
 
 func reply(err error) keyringtest.Reply { return keyringtest.Reply{Err: err} }
-
-var _ = prompt.ErrDismissed
