@@ -20,7 +20,7 @@ UI_TAGS := no_emoji,no_metadata,migrated_fynedo
 GO_BUILD_UI := CGO_ENABLED=1 go build -trimpath -buildvcs=false -tags $(UI_TAGS) -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: deps demo-deps core module window build run demo test check bench fuzz install clean help
+.PHONY: deps demo-deps core module window build run demo test check bench fuzz install package deb rpm archlinux clean help
 
 deps: ## install what is missing on Debian and Ubuntu; elsewhere, name it
 	@scripts/deps.sh
@@ -69,15 +69,22 @@ fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
 install: build ## install into DESTDIR/PREFIX (default /usr/local)
-	install -d '$(DESTDIR)$(PREFIX)/bin'
-	install -m 0755 $(PROGRAMS:%=bin/%) $(WINDOWS:%=bin/%) '$(DESTDIR)$(PREFIX)/bin/'
-	install -d '$(DESTDIR)$(PREFIX)/lib/pkcs11' '$(DESTDIR)$(PREFIX)/share/p11-kit/modules'
-	install -m 0644 bin/keyringd-pkcs11.so '$(DESTDIR)$(PREFIX)/lib/pkcs11/'
-	sed 's|^module: .*|module: $(PREFIX)/lib/pkcs11/keyringd-pkcs11.so|' packaging/p11-kit/keyringd.module \
-		>'$(DESTDIR)$(PREFIX)/share/p11-kit/modules/keyringd.module'
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' $(if $(PKCS11DIR),PKCS11DIR='$(PKCS11DIR)') scripts/install.sh
+
+package: build ## make packages for Debian, Fedora and Arch in dist/
+	@VERSION='$(VERSION)' scripts/package.sh deb rpm archlinux
+
+deb: build ## make Debian packages in dist/
+	@VERSION='$(VERSION)' scripts/package.sh deb
+
+rpm: build ## make RPM packages in dist/
+	@VERSION='$(VERSION)' scripts/package.sh rpm
+
+archlinux: build ## make Arch packages in dist/
+	@VERSION='$(VERSION)' scripts/package.sh archlinux
 
 clean: ## remove what was built
 	rm -rf bin dist .cache
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
