@@ -1,4 +1,11 @@
-self:
+# A NixOS module that gives keyringd to every user:
+#
+#   imports = [ ./keyringd/packaging/nix/module.nix ];
+#   services.keyringd = {
+#     enable = true;
+#     package = pkgs.callPackage ./keyringd/packaging/nix/package.nix { vendorHash = "sha256-..."; };
+#     ssh = true;
+#   };
 { config, lib, pkgs, ... }:
 
 let
@@ -9,8 +16,7 @@ in
     enable = lib.mkEnableOption "keyringd, the keyring daemon, for every user";
     package = lib.mkOption {
       type = lib.types.package;
-      default = self.packages.${pkgs.system}.default;
-      description = "The package to use.";
+      description = "The package to use, made by package.nix beside this file.";
     };
     ssh = lib.mkOption {
       type = lib.types.bool;

@@ -1,12 +1,15 @@
-{ lib, buildGoModule, src, pkg-config, libGL, libxkbcommon, wayland, xorg }:
+# keyringd for Nix, from this source tree:
+#
+#   pkgs.callPackage ./packaging/nix/package.nix { vendorHash = lib.fakeHash; }
+#
+# vendorHash follows go.sum: nix says what it is where it is another one.
+{ lib, buildGoModule, vendorHash, pkg-config, libGL, libxkbcommon, wayland, xorg }:
 
 buildGoModule {
   pname = "keyringd";
   version = "0-unstable";
-  inherit src;
-
-  # `nix build` prints the hash that belongs here when go.sum changes.
-  vendorHash = lib.fakeHash;
+  src = lib.cleanSource ../..;
+  inherit vendorHash;
 
   nativeBuildInputs = [ pkg-config ];
   buildInputs = [ libGL libxkbcommon wayland ]
