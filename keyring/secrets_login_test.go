@@ -102,16 +102,26 @@ func TestFirstUseCanBeAutomatic(t *testing.T) {
 }
 
 func TestLoginDuringTheFirstQuestion(t *testing.T) {
-	inVault(t, func(t *testing.T, v *vault) {
-		v.user.Script(keyringtest.Reply{When: make(chan struct{})})
-		done := make(chan error, 1)
-		go func() { done <- v.Unlock(t.Context(), browser, "login") }()
-		synctest.Wait()
-		v.must(v.Login(t.Context(), keyring.Caller{FrontEnd: "control"}, value(t, "pw")))
-		v.must(<-done)
-		v.asked(prompt.NewPassphrase)
-		v.wantTold("created login", "changed login")
-	})
+	for name, login := range map[string]func(v *vault) error{
+		"login": func(v *vault) error { return v.Login(v.t.Context(), browser, value(v.t, "pw")) },
+		"script": func(v *vault) error {
+			_, err := v.CreateWith(v.t.Context(), browser, "x", "default", v.credential(keyring.SlotPassphrase, "pw"))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inVault(t, func(t *testing.T, v *vault) {
+				v.user.Script(keyringtest.Reply{When: make(chan struct{})})
+				done := make(chan error, 1)
+				go func() { done <- v.Unlock(t.Context(), browser, "login") }()
+				synctest.Wait()
+				v.must(login(v))
+				v.must(<-done)
+				v.asked(prompt.NewPassphrase)
+				v.wantTold("created login", "changed login")
+			})
+		})
+	}
 }
 
 func TestLoginMadeWhileItIsBeingChosen(t *testing.T) {

@@ -209,8 +209,10 @@ func TestTPMUnlocksSilently(t *testing.T) {
 		// After the screen was locked, too.
 		v.must(v.LockForSleep(t.Context(), browser))
 		v.wantLocked(r.Collection, true)
-		if !v.UnlockQuietly(t.Context(), r.Collection) || !v.UnlockQuietly(t.Context(), r.Collection) {
-			t.Error("it is not unlocked quietly")
+		for range 2 { // the second time it is unlocked
+			if !v.UnlockQuietly(t.Context(), r.Collection) {
+				t.Error("it is not unlocked quietly")
+			}
 		}
 		v.wantSecret(r, "v")
 		v.asked()
