@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyringd/keyringd/internal/secret"
@@ -50,6 +51,7 @@ type Gate struct {
 	Notify func(u Use, err error)
 
 	prompter prompt.Prompter
+	changed  atomic.Pointer[time.Duration] // what Remember is now; nil: as it was set
 
 	mu        sync.Mutex
 	values    map[string]*value // by Use.ID
@@ -79,6 +81,17 @@ func NewGate(p prompt.Prompter) *Gate {
 		running:   map[*attempt]struct{}{},
 		journal:   map[asker]*pages{},
 	}
+}
+
+// SetRemember changes Remember while the Gate is in use. What is remembered
+// already goes when its time is over by the new measure.
+func (g *Gate) SetRemember(d time.Duration) { g.changed.Store(&d) }
+
+func (g *Gate) lasting() time.Duration {
+	if d := g.changed.Load(); d != nil {
+		return *d
+	}
+	return g.Remember
 }
 
 // A Use is one use of something that is protected: a key, a collection.
@@ -198,7 +211,7 @@ func (g *Gate) authorize(ctx context.Context, u Use, do func(auth secret.Bytes) 
 		return err
 	}
 	var err error
-	if g.Remember <= 0 || u.Once || u.Forwarded {
+	if g.lasting() <= 0 || u.Once || u.Forwarded {
 		err = a.slow(ctx)
 	} else {
 		err = g.inTurn(ctx, u, question{id: u.ID}, func() (bool, error) { return a.quick(ctx) },
@@ -409,8 +422,8 @@ func (a *attempt) ask(ctx context.Context, tries Tries) error {
 		PIN:       a.use.PIN,
 		Automatic: a.use.Automatic != nil || a.use.Keep != nil,
 	}
-	if !a.use.Once && !a.use.Forwarded && a.gate.Remember > 0 {
-		q.Remember, q.Terms = a.gate.Remember, true
+	if !a.use.Once && !a.use.Forwarded && a.gate.lasting() > 0 {
+		q.Remember, q.Terms = a.gate.lasting(), true
 	}
 	answer, err := a.gate.ask(ctx, a.use, q)
 	if err != nil {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
+	"github.com/keyringd/keyringd/prompt"
 )
 
 func TestOnceIsNeverRemembered(t *testing.T) {
@@ -224,5 +226,42 @@ func TestFetchedValueIsCountedByTheDevice(t *testing.T) {
 		if q := b.asked(1)[0]; q.Left != 2 || d.Tried() != 2 {
 			t.Errorf("left %d, %d tried", q.Left, d.Tried())
 		}
+	})
+}
+
+// TestRememberChanges while the Gate is in use, for what is remembered already
+// as well.
+func TestRememberChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		user := &keyringtest.FakePrompter{Default: func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Passphrase: "x"} }}
+		g := keyring.NewGate(user)
+		use := func() {
+			t.Helper()
+			err := g.Use(t.Context(), keyring.Use{ID: "k", NeedsAuth: true, Caller: git}, func(secret.Bytes) error { return nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		asked := func(want int) {
+			t.Helper()
+			if n := len(user.Questions()); n != want {
+				t.Errorf("asked %d times, want %d", n, want)
+			}
+		}
+		use()
+		use()
+		asked(1)
+		time.Sleep(time.Minute)
+		g.SetRemember(time.Minute)
+		use()
+		asked(2)
+		g.SetRemember(0)
+		use()
+		asked(3)
+		g.SetRemember(time.Hour)
+		use()
+		time.Sleep(59 * time.Minute)
+		use()
+		asked(4)
 	})
 }
