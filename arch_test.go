@@ -72,6 +72,7 @@ var own = []struct {
 	{"control", []string{"internal/panicsite", "keyring", "internal/caller", "internal/listen", "internal/secret"},
 		"a front end knows the core only: never another front end, a device, a source of keys or a prompter"},
 	{"dbus/loginsession", []string{"dbus/internal/wire"}, "what the login session is at is the desktop's to say; what follows from it is not decided here"},
+	{"dbus/notify", nil, "a text is shown without knowing what it is about"},
 	{"dbus/systemprompter", []string{"prompt", "internal/secret"}, "it sees a question and returns an answer; it cannot reach keys"},
 	{"cmd/keyringctl", []string{"dbus/client", "internal/atomicfile", "internal/caller", "internal/folder/pubfile", "tpm/attest"},
 		"the command line is a D-Bus client like any other; a statement of a TPM's is checked where there is neither daemon nor TPM"},
