@@ -102,7 +102,7 @@ func (n *Notifier) show(ctx context.Context, t Text) error {
 	hints := map[string]godbus.Variant{
 		"urgency":       godbus.MakeVariant(byte(0)), // low
 		"transient":     godbus.MakeVariant(true),    // not kept: the journal has it
-		"desktop-entry": godbus.MakeVariant("io.github.keyringd.Manager"),
+		"desktop-entry": godbus.MakeVariant("io.github.keyringd"),
 	}
 	// Bodies may have markup (specification, "Markup"): what others say must not.
 	return conn.Object(name, place).CallWithContext(ctx, name+".Notify", 0,
