@@ -24,7 +24,7 @@ tests=(
 	dbus-daemon dbus-bin systemd libglib2.0-bin
 	opensc p11-kit p11-kit-modules gnutls-bin libengine-pkcs11-openssl libnss3-tools
 	xvfb xdotool openbox wmctrl x11-xkb-utils libgl1-mesa-dri
-	softhsm2 openjdk-17-jre-headless curl valgrind
+	softhsm2 libtpm2-pkcs11-1 libtpm2-pkcs11-tools openjdk-17-jre-headless curl valgrind
 	gnome-keyring gcr libpam-gnome-keyring libsecret-tools pamtester libpam-wrapper
 	libssl-dev python3-secretstorage python3-keyring chromium seahorse
 )
