@@ -113,23 +113,26 @@ type box struct {
 	recalls int
 	kept    []keyring.KeyID
 	fails   error
+
+	strangers int // wishes of somebody else's
 }
 
-func (x *box) Recall(context.Context, keyring.KeyInfo) (secret.Bytes, bool) {
-	x.recalls++
-	return x.held.Clone(), x.held.Len() > 0
-}
-
-func (x *box) Keep(_ context.Context, c keyring.Caller, key keyring.KeyInfo, auth secret.Bytes) error {
-	if x.fails != nil {
-		return x.fails
+func (x *box) hooks(c keyring.Caller, key keyring.KeyInfo) (func(context.Context) (secret.Bytes, bool), func(context.Context, secret.Bytes)) {
+	recall := func(context.Context) (secret.Bytes, bool) {
+		x.recalls++
+		return x.held.Clone(), x.held.Len() > 0
 	}
-	x.held.Wipe()
-	x.held, x.kept = auth.Clone(), append(x.kept, key.ID)
-	if c != git {
-		return errors.New("whose wish was it?")
+	keep := func(_ context.Context, auth secret.Bytes) {
+		if x.fails != nil {
+			return
+		}
+		x.held.Wipe()
+		x.held, x.kept = auth.Clone(), append(x.kept, key.ID)
+		if c != git {
+			x.strangers++
+		}
 	}
-	return nil
+	return recall, keep
 }
 
 func TestKeptPassphrase(t *testing.T) {
@@ -137,7 +140,7 @@ func TestKeptPassphrase(t *testing.T) {
 		user, b := &keyringtest.FakePrompter{}, &box{}
 		g := keyring.NewGate(user)
 		keys := keyring.NewKeys(g)
-		keys.Passphrases = b
+		keys.Passphrases = b.hooks
 		key := keyringtest.NewFakeKey(newSigner(t), keyring.KindFile, "file", "/a")
 		key.Locked("1234", nil)
 		keys.Replace("files", []keyring.Key{key})
@@ -153,7 +156,7 @@ func TestKeptPassphrase(t *testing.T) {
 		}
 		user.Script(keyringtest.Reply{Passphrase: "1234", Automatic: true})
 		sign(1)
-		if len(b.kept) != 1 || b.kept[0] != key.Info().ID || b.recalls != 1 {
+		if len(b.kept) != 1 || b.kept[0] != key.Info().ID || b.recalls != 1 || b.strangers != 0 {
 			t.Fatalf("kept %v, recalled %d times", b.kept, b.recalls)
 		}
 		sign(0) // remembered: the box is left alone
@@ -198,7 +201,7 @@ func TestPINsAreNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		user, b := &keyringtest.FakePrompter{}, &box{}
 		keys := keyring.NewKeys(keyring.NewGate(user))
-		keys.Passphrases = b
+		keys.Passphrases = b.hooks
 		pin := keyringtest.NewFakeKey(newSigner(t), keyring.KindTPM, "tpm", "/a")
 		pin.Locked("1234", nil)
 		open := keyringtest.NewFakeKey(newSigner(t), keyring.KindFile, "open", "/b")

@@ -20,10 +20,12 @@ import (
 // Sign, Decrypt and Derive ever waits for a prompt, a device or a file: readers
 // look at a snapshot that is never changed, only succeeded.
 type Keys struct {
-	// Passphrases keeps the passphrases of key files, for those that the user does
-	// not want to type again. nil: that is not offered. It is set before the
-	// first Sign.
-	Passphrases Passphrases
+	// Passphrases returns what becomes the use's Recall and Keep, for a key in an
+	// ordinary file whose passphrase the user need not type again; either may be
+	// nil. It never gets a TPM key: a PIN is worth nothing without that TPM, and
+	// its wrong tries are counted. nil: that is not offered. It is set before the
+	// first Sign; see [Secrets.Passphrases].
+	Passphrases func(c Caller, key KeyInfo) (recall func(context.Context) (secret.Bytes, bool), keep func(context.Context, secret.Bytes))
 	// Demand reports whether each use of a key wants the user's permission
 	// although the key itself does not ask for that. It is the user's setting,
 	// set before the first Replace, and like a key's own wish it is in
@@ -38,21 +40,6 @@ type Keys struct {
 	sources  map[string][]holding
 	watchers map[chan struct{}]struct{}
 	revision uint64 // the last KeyInfo.Revision given out
-}
-
-// Passphrases is a safe place for the passphrases of ordinary key files, such as
-// the login keyring. It never gets a TPM key's PIN, which is worth nothing
-// without that TPM, and whose wrong tries are counted. Methods may be called
-// concurrently, hold up nobody but the use of that one key, and return early
-// when ctx ends.
-type Passphrases interface {
-	// Recall returns the passphrase of a key's file, the receiver's to wipe, or
-	// false where there is none. It asks the user nothing. That the passphrase
-	// is wrong by now is found out by using it.
-	Recall(ctx context.Context, key KeyInfo) (secret.Bytes, bool)
-	// Keep puts one away, after it has opened the file and the user wished so.
-	// auth is borrowed. It takes the place of what was kept for the key before.
-	Keep(ctx context.Context, c Caller, key KeyInfo, auth secret.Bytes) error
 }
 
 // A snapshot is the whole set at one moment. It is immutable.
@@ -392,13 +379,8 @@ func (k *Keys) useAs(ctx context.Context, w wish, info KeyInfo, do func(Key, sec
 			}
 		},
 	}
-	if p := k.Passphrases; p != nil && info.Kind == KindFile {
-		u.Recall = func(ctx context.Context) (secret.Bytes, bool) { return p.Recall(ctx, info) }
-		u.Keep = func(ctx context.Context, auth secret.Bytes) {
-			if err := p.Keep(ctx, w.Caller, info, auth); err != nil && k.gate.Log != nil {
-				k.gate.Log.WarnContext(ctx, "the passphrase of a key was not kept", "key", info.Label, "err", err)
-			}
-		}
+	if k.Passphrases != nil && info.Kind == KindFile && info.NeedsAuth {
+		u.Recall, u.Keep = k.Passphrases(w.Caller, info)
 	}
 	return k.gate.Use(ctx, u, func(auth secret.Bytes) error {
 		h, err := k.find(w.Key)

@@ -325,3 +325,32 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// A reader is what assistive technology has on the bus.
+type reader bool
+
+func (r reader) Get(iface, property string) (godbus.Variant, *godbus.Error) {
+	if iface != "org.a11y.Status" || property != "ScreenReaderEnabled" {
+		return godbus.Variant{}, godbus.NewError("org.freedesktop.DBus.Error.InvalidArgs", nil)
+	}
+	return godbus.MakeVariant(bool(r)), nil
+}
+
+func TestScreenReader(t *testing.T) {
+	bus := bustest.Start(t)
+	if ScreenReader(t.Context(), bus.Address) || ScreenReader(t.Context(), "unix:path=/nonexistent") {
+		t.Error("nobody is there, and yet a screen reader is on")
+	}
+	for _, on := range []bool{true, false} {
+		conn := dial(t, bus)
+		if err := conn.Export(reader(on), "/org/a11y/bus", "org.freedesktop.DBus.Properties"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.RequestName("org.a11y.Bus", godbus.NameFlagReplaceExisting|godbus.NameFlagAllowReplacement); err != nil {
+			t.Fatal(err)
+		}
+		if got := ScreenReader(t.Context(), bus.Address); got != on {
+			t.Errorf("%v, want %v", got, on)
+		}
+	}
+}

@@ -3,11 +3,11 @@ package pinentry
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,11 +25,15 @@ type Env struct {
 	Log        *slog.Logger  // nil: nowhere
 	Standby    time.Duration // how long keyring-ui is kept ready after a question; 0: DefaultStandby; negative: not at all
 
+	// System asks through the desktop's own prompter; with start, one may be
+	// started for it. nil: there is none.
+	System func(start bool) prompt.Prompter
+	// ScreenReader reports whether one is on, for which keyring-ui is silent. nil:
+	// that is not known.
+	ScreenReader func(ctx context.Context) bool
+
 	standby *standby // of the prompter that New returns
 }
-
-// ErrUnsupported is wrapped for a prompter that this version does not have.
-var ErrUnsupported = errors.New("not supported by this version")
 
 // New returns the prompter that spec names: "auto", "ui", "gnome",
 // "pinentry:PROGRAM", "askpass:PROGRAM" or "none". PROGRAM is a path, or a name
@@ -40,8 +44,9 @@ var ErrUnsupported = errors.New("not supported by this version")
 // io.Closer, which ends that; the process's end does so as well.
 //
 // "auto" looks at each question what there is, as programs and displays come
-// and go, and asks with the first that can: keyring-ui; the pinentry programs
-// of a graphical desktop; those of a terminal, if there is one; an SSH_ASKPASS
+// and go, and asks with the first that can: GNOME's own prompter, under GNOME;
+// with a screen reader, the desktop's prompter and the pinentry programs, which
+// can be read aloud; keyring-ui; the pinentry programs of a graphical desktop; those of a terminal, if there is one; an SSH_ASKPASS
 // program. Where there is none, each question is a [prompt.ErrUnavailable].
 func New(spec string, env Env) (prompt.Prompter, error) {
 	kind, arg, hasArg := strings.Cut(spec, ":")
@@ -56,7 +61,10 @@ func New(spec string, env Env) (prompt.Prompter, error) {
 	case "none":
 		return prompt.None{}, nil
 	case "gnome":
-		return nil, fmt.Errorf("prompter %q: %w; hint: use pinentry:pinentry-gnome3", spec, ErrUnsupported)
+		if env.System == nil {
+			return nil, fmt.Errorf("prompter %q: it is asked over the session bus, and there is none", spec)
+		}
+		return env.System(true), nil
 	case "ui":
 		path := env.ui()
 		if path == "" {
@@ -81,7 +89,7 @@ func New(spec string, env Env) (prompt.Prompter, error) {
 type auto struct{ env Env }
 
 func (a auto) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer, error) {
-	return prompt.Chain(a.env.candidates()...).Prompt(ctx, q)
+	return prompt.Chain(a.env.candidates(ctx)...).Prompt(ctx, q)
 }
 
 // Close ends what is kept ready for the next question.
@@ -105,18 +113,11 @@ var askpassPlaces = []string{
 }
 
 // candidates returns the prompters that may work now, best first.
-func (e Env) candidates() []prompt.Prompter {
+func (e Env) candidates(ctx context.Context) []prompt.Prompter {
 	var found []prompt.Prompter
 	desktop := e.withDisplay()
 	if desktop != nil {
-		if path := desktop.ui(); path != "" {
-			found = append(found, desktop.window(path))
-		}
-		for _, name := range desktopPrograms {
-			if path := desktop.find(name); path != "" && !needsTTY(path) {
-				found = append(found, desktop.program(path))
-			}
-		}
+		found = desktop.onDesktop(ctx)
 	}
 	if e.tty() != "" {
 		for _, name := range terminalPrograms {
@@ -138,6 +139,29 @@ func (e Env) candidates() []prompt.Prompter {
 		}
 	}
 	return found
+}
+
+// onDesktop returns those that open a window.
+func (e Env) onDesktop(ctx context.Context) []prompt.Prompter {
+	var system, window, programs []prompt.Prompter
+	gnome := strings.Contains(":"+strings.ToUpper(lookup(e.Environ, "XDG_CURRENT_DESKTOP"))+":", ":GNOME:")
+	aloud := e.ScreenReader != nil && e.ScreenReader(ctx)
+	if e.System != nil && (gnome || aloud) {
+		// GNOME's is there or not; started would be one that is not modal.
+		system = append(system, e.System(aloud))
+	}
+	if path := e.ui(); path != "" {
+		window = append(window, e.window(path))
+	}
+	for _, name := range desktopPrograms {
+		if path := e.find(name); path != "" && !needsTTY(path) {
+			programs = append(programs, e.program(path))
+		}
+	}
+	if aloud {
+		return slices.Concat(system, programs, window)
+	}
+	return slices.Concat(system, window, programs)
 }
 
 func (e Env) program(path string) *Program {

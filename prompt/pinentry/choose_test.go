@@ -1,6 +1,7 @@
 package pinentry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -24,11 +25,18 @@ func install(t *testing.T, names ...string) string {
 	return dir
 }
 
+// A system is the desktop's own prompter; true if one may be started.
+type system bool
+
+func (system) Prompt(context.Context, prompt.Question) (prompt.Answer, error) {
+	return prompt.Answer{}, prompt.ErrUnavailable
+}
+
 // chosen lists candidates as "program" or "askpass program", with their
 // display and terminal.
 func chosen(e Env) string {
 	var s []string
-	for _, c := range e.candidates() {
+	for _, c := range e.candidates(context.Background()) {
 		switch c := c.(type) {
 		case *Program:
 			name := filepath.Base(c.Path)
@@ -36,6 +44,8 @@ func chosen(e Env) string {
 				name += "@tty"
 			}
 			s = append(s, name)
+		case system:
+			s = append(s, fmt.Sprintf("system %v", bool(c)))
 		case *Askpass:
 			s = append(s, "askpass "+filepath.Base(c.Path))
 		}
@@ -90,7 +100,7 @@ func TestAuto(t *testing.T) {
 		})
 	}
 	e := Env{Environ: []string{"DISPLAY=:0", "PATH=" + all}, Executable: beside + "/keyringd"}
-	if p, ok := e.candidates()[0].(*Program); !ok || p.Path != beside+"/keyring-ui" {
+	if p, ok := e.candidates(context.Background())[0].(*Program); !ok || p.Path != beside+"/keyring-ui" {
 		t.Error("keyring-ui beside the daemon does not come first")
 	}
 }
@@ -114,7 +124,7 @@ func TestDisplayThatCameLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	found := e.candidates()
+	found := e.candidates(context.Background())
 	if len(found) == 0 {
 		t.Fatal("found nothing")
 	}
@@ -138,14 +148,15 @@ func TestNew(t *testing.T) {
 	for spec, want := range map[string]string{
 		"": "want auto", "AUTO": "want auto", "pinentry": "want auto", "pinentry:": "want auto", "askpass": "want auto",
 		"none:x": "want auto", "auto:": "want auto", "ui:x": "want auto",
-		"pinentry:missing": "not found", "askpass:/etc/passwd": "not found", "gnome": "not supported by this version",
+		"pinentry:missing": "not found", "askpass:/etc/passwd": "not found", "gnome": "there is none",
 	} {
 		if p, err := New(spec, env); err == nil || p != nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v %v, want an error with %q", spec, p, err, want)
 		}
 	}
-	if _, err := New("gnome", env); !errors.Is(err, ErrUnsupported) {
-		t.Error(err)
+	env.System = func(start bool) prompt.Prompter { return system(start) }
+	if p, err := New("gnome", env); err != nil || p != system(true) {
+		t.Errorf("gnome: %v, %v", p, err)
 	}
 	if _, err := New("ui", Env{}); err == nil {
 		t.Error("keyring-ui found nowhere")
@@ -166,5 +177,31 @@ func TestEnvironment(t *testing.T) {
 	}
 	if lookup(env, "A") != "2" || lookup(env, "B") != "" {
 		t.Error("lookup")
+	}
+}
+
+// TestDesktopsOwn: GNOME's prompter comes first under GNOME, where nothing else
+// is modal; what can be read aloud comes first with a screen reader.
+func TestDesktopsOwn(t *testing.T) {
+	all := install(t, "pinentry-qt", "keyring-ui")
+	for _, test := range []struct {
+		desktop string
+		aloud   bool
+		want    string
+	}{
+		{"KDE", false, "keyring-ui, pinentry-qt"},
+		{"ubuntu:GNOME", false, "system false, keyring-ui, pinentry-qt"},
+		{"sway", true, "system true, pinentry-qt, keyring-ui"},
+		{"GNOME", true, "system true, pinentry-qt, keyring-ui"},
+		{"XGNOMEX", false, "keyring-ui, pinentry-qt"},
+	} {
+		e := Env{
+			Environ:      []string{"DISPLAY=:0", "PATH=" + all, "XDG_CURRENT_DESKTOP=" + test.desktop},
+			System:       func(start bool) prompt.Prompter { return system(start) },
+			ScreenReader: func(context.Context) bool { return test.aloud },
+		}
+		if got, _, _ := strings.Cut(chosen(e), ", askpass"); got != test.want {
+			t.Errorf("%s, read aloud %v: %s, want %s", test.desktop, test.aloud, got, test.want)
+		}
 	}
 }
