@@ -38,6 +38,10 @@ func write(to *os.File, value secret.Bytes) (err error) {
 	if err != nil {
 		return err
 	}
+	// Nothing, which fails on what was not opened for writing.
+	if _, err := to.Write(nil); err != nil {
+		return err
+	}
 	put := func(f *os.File) { value.Use(func(b []byte) { _, err = f.Write(b) }) }
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
