@@ -33,11 +33,14 @@ type snapshot struct {
 	keys, certs uint64 // generations
 	list        []*object
 	byHandle    map[uint64]*object
-	tokens      map[uint64]bool
+	tokens      map[uint64]bool // the slots that have one; true: with keys
 }
 
 // present reports whether a slot has a token.
-func (s *snapshot) present(slot uint64) bool { return s.tokens[slot] }
+func (s *snapshot) present(slot uint64) bool {
+	_, ok := s.tokens[slot]
+	return ok
+}
 
 // objects returns what there is now. It is cheap as long as keys and
 // certificates stay the same.
@@ -56,7 +59,7 @@ func (s *Server) objects() *snapshot {
 	}
 	next := &snapshot{keys: keys, certs: certs, byHandle: map[uint64]*object{}, tokens: map[uint64]bool{}}
 	if s.maker != nil {
-		next.tokens[slotOf(keyring.KindTPM)] = true // there may not be a key yet
+		next.tokens[slotOf(keyring.KindTPM)] = false // there may not be a key yet
 	}
 	handles := map[objectName]uint64{}
 	if old != nil {

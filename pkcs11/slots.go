@@ -90,23 +90,26 @@ func (q *request) token(id uint64) (slot, error) {
 	return s, err
 }
 
-// getSlotList is C_GetSlotList, §5.5. Slots with a token come first: programs
-// that are told nothing else take the first slot of the list.
+// getSlotList is C_GetSlotList, §5.5. Slots with keys come first, then those whose
+// token is empty: programs that are told nothing else take the first one.
 func (q *request) getSlotList() error {
 	onlyPresent, room := q.in.Byte(), q.in.Room()
 	if err := q.in.End(); err != nil {
 		return err
 	}
 	now := q.server.objects()
-	var present, absent []uint64
+	var full, empty, absent []uint64
 	for _, s := range slots {
-		if now.present(s.id) {
-			present = append(present, s.id)
-		} else if onlyPresent == 0 {
+		switch stocked, present := now.tokens[s.id]; {
+		case stocked:
+			full = append(full, s.id)
+		case present:
+			empty = append(empty, s.id)
+		case onlyPresent == 0:
 			absent = append(absent, s.id)
 		}
 	}
-	q.numbers(slices.Concat(present, absent), room)
+	q.numbers(slices.Concat(full, empty, absent), room)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,6 +96,17 @@ func TestGenerateKeyPair(t *testing.T) {
 	s := startTPM(t)
 	s.prompter.Default = pinned
 	c, session := s.open(t, tpmSlot) // before there is any key
+	slotList := func() []uint64 {
+		return c.must(p11rpc.GetSlotList, func(e *p11rpc.Encoder) { e.Byte(1); e.Room(4) }).Ulongs().Values
+	}
+	if got := slotList(); !slices.Equal(got, []uint64{tpmSlot}) {
+		t.Errorf("slots %v", got)
+	}
+	// Whoever takes the first slot of the list is better off with keys.
+	s.all.Replace("files", softKeys("p384"))
+	if got := slotList(); !slices.Equal(got, []uint64{fileSlot, tpmSlot}) {
+		t.Errorf("slots %v, with no key in the TPM", got)
+	}
 	label := attr(p11rpc.AttrLabel, []byte("VPN key / ü"))
 	id := attr(p11rpc.AttrID, []byte{1})
 	public, private, rv := c.generate(session, p11rpc.MechECKeyPairGen,

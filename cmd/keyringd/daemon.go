@@ -81,13 +81,18 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	defer func() { cancel(); <-folders.Done() }()
 
+	maker := &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log}
+	certificates.Rescan = folders.Rescan
+	tokens := pkcs11.Options{Certificates: certificates}
+	if device != nil {
+		tokens.Maker, tokens.Random = maker, device.Random
+	}
 	fronts, ctx := errgroup.WithContext(ctx)
 	fronts.Go(func() error { return agent.New(keys, d.log).Serve(ctx, sockets.ssh) })
 	fronts.Go(func() error {
-		return pkcs11.New(keys, d.log, pkcs11.Options{Certificates: certificates}).Serve(ctx, sockets.pkcs11)
+		return pkcs11.New(keys, d.log, tokens).Serve(ctx, sockets.pkcs11)
 	})
 	if d.Bus != "none" {
-		maker := &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log}
 		front := dbus.New(keys, gate, d.log)
 		front.Maker, front.Keeper, front.FileSealer = maker, maker, maker
 		front.Status = (&status{sockets, d.tpmAddress.Resolve().String(), device, folders}).facts
