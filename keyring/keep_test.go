@@ -2,7 +2,6 @@ package keyring_test
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"testing/synctest"
 	"time"

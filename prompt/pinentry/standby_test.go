@@ -194,7 +194,7 @@ func TestNoStandby(t *testing.T) {
 		case *Program:
 			programs = []*Program{p}
 		case auto:
-			for _, c := range p.env.candidates()[:2] {
+			for _, c := range p.env.candidates(t.Context())[:2] {
 				programs = append(programs, c.(*Program))
 			}
 		}
