@@ -89,7 +89,7 @@ func (c *container) last() []byte {
 }
 
 // elements cuts an array whose elements have no fixed size and no alignment. It
-// refuses more of them than there is room for at least bytes each, so that
+// refuses more of them than there is room for if each has least bytes, so that
 // nobody makes room for millions of nothing.
 func elements(data []byte, least int) ([][]byte, bool) {
 	if len(data) == 0 {
@@ -103,7 +103,7 @@ func elements(data []byte, least int) ([][]byte, bool) {
 	if c.end > len(data)-c.wide || (len(data)-c.end)%c.wide != 0 {
 		return nil, false
 	}
-	if (len(data)-c.end)/c.wide*least > len(data) {
+	if (len(data)-c.end)/c.wide*(least+c.wide) > len(data) {
 		return nil, false
 	}
 	all := make([][]byte, 0, (len(data)-c.end)/c.wide)

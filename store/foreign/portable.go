@@ -14,7 +14,7 @@ import (
 const (
 	portableKey = 16 // bytes; both for AES-128 and for the MACs
 	leastItem   = 24 // an unencrypted item of nothing has more
-	leastEntry  = 3  // two empty strings, of which one ends where an offset says
+	leastEntry  = 2  // an empty name's NUL, and where it ends; the value may be nothing
 	// attributeContentType is where oo7 keeps an item's content type.
 	attributeContentType = "xdg:content-type"
 )

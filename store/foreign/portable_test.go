@@ -207,6 +207,33 @@ func TestPortableAttributesAreTheItems(t *testing.T) {
 	}
 }
 
+// What is beside an unencrypted item must be its own, too: it is how such an
+// item is told from an encrypted one.
+func TestPortableUnencryptedAttributes(t *testing.T) {
+	f, err := parsePortable(sealPortable(nil, testItems()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := f.items[0]
+	if _, ok := i.plain(); !ok {
+		t.Error("an unencrypted item is none")
+	}
+	i.hashed = map[string][]byte{"a": []byte("other")}
+	if _, ok := i.plain(); ok {
+		t.Error("attributes of another were taken")
+	}
+}
+
+// An array of millions of nothing asks for no room.
+func TestElementsTakeRoom(t *testing.T) {
+	if all, ok := elements(make([]byte, 100_000), leastEntry); ok {
+		t.Errorf("%d elements of no bytes each", len(all))
+	}
+	if all, ok := elements(entries(map[string][]byte{"": nil}), leastEntry); !ok || len(all) != 1 {
+		t.Errorf("the smallest entry: %v %v", all, ok)
+	}
+}
+
 func TestPortableRefuses(t *testing.T) {
 	whole := sealPortable(nil, testItems()[0])
 	at := len(magic) + 2
