@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
@@ -55,6 +56,7 @@ func (a *Added) Hold(k crypto.Signer, info keyring.KeyInfo) error {
 	}
 	fresh := &addedKey{info: keyring.KeyInfo{
 		ID: id, Label: info.Label, Kind: keyring.KindAdded, Public: k.Public(), Confirm: info.Confirm, Only: info.Only,
+		Usages: usagesOf(k.Public()),
 	}}
 	if p, ok := k.(ed25519.PrivateKey); ok {
 		fresh.private = secret.Copy(p)
@@ -121,7 +123,8 @@ func (a *Added) publishLocked(next []keyring.Key) {
 	a.keys.Replace(AddedSource, next)
 }
 
-// An addedKey is one private key in memory. It implements keyring.Key.
+// An addedKey is one private key in memory. It implements keyring.Key,
+// keyring.Decrypter and keyring.Deriver.
 type addedKey struct {
 	info    keyring.KeyInfo
 	private secret.Bytes // of ed25519 the 64 bytes that crypto/ed25519 takes; else in normal form
@@ -137,6 +140,51 @@ func (k *addedKey) Sign(ctx context.Context, _ secret.Bytes, digest []byte, opts
 	if err := capable(k.info.Public, digest, opts); err != nil {
 		return nil, err
 	}
+	err = k.open(func(s crypto.Signer) (err error) {
+		if sig, err = s.Sign(rand.Reader, digest, opts); err != nil {
+			err = fmt.Errorf("%w: %w", keyring.ErrUnsupported, err)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sig, nil
+}
+
+// Decrypt decrypts; see keyring.Decrypter.
+func (k *addedKey) Decrypt(ctx context.Context, _ secret.Bytes, ciphertext []byte, opts crypto.DecrypterOpts) (plain secret.Bytes, err error) {
+	if err := ctx.Err(); err != nil {
+		return secret.Bytes{}, err
+	}
+	if err := decryptable(k.info.Public, opts); err != nil {
+		return secret.Bytes{}, err
+	}
+	err = k.open(func(s crypto.Signer) (err error) {
+		plain, err = decrypt(s, ciphertext, opts)
+		return err
+	})
+	return plain, err
+}
+
+// Derive agrees on a secret; see keyring.Deriver.
+func (k *addedKey) Derive(ctx context.Context, _ secret.Bytes, peer *ecdh.PublicKey) (shared secret.Bytes, err error) {
+	if err := ctx.Err(); err != nil {
+		return secret.Bytes{}, err
+	}
+	if err := derivable(k.info.Public, peer); err != nil {
+		return secret.Bytes{}, err
+	}
+	err = k.open(func(s crypto.Signer) (err error) {
+		shared, err = derive(s, peer)
+		return err
+	})
+	return shared, err
+}
+
+// open calls use with the private key. Of a key that was dropped it is
+// ErrNotFound.
+func (k *addedKey) open(use func(crypto.Signer) error) (err error) {
 	k.private.Use(func(p []byte) {
 		if p == nil {
 			err = fmt.Errorf("%s: %w", k.info.Label, keyring.ErrNotFound)
@@ -153,12 +201,7 @@ func (k *addedKey) Sign(ctx context.Context, _ secret.Bytes, digest []byte, opts
 		} else if s, err = fromNormalForm(p); err != nil {
 			return
 		}
-		if sig, err = s.Sign(rand.Reader, digest, opts); err != nil {
-			err = fmt.Errorf("%w: %w", keyring.ErrUnsupported, err)
-		}
+		err = use(s)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return sig, nil
+	return err
 }
