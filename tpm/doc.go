@@ -1,6 +1,6 @@
 // Package tpm is an open TPM 2.0: it takes turns at it, loads keys from key
-// files, signs with them, makes and changes such files, and brings everything
-// back after a reset.
+// files, signs, decrypts and agrees on secrets with them, makes and changes such
+// files, and brings everything back after a reset.
 //
 // A [Device] is one TPM. A [Key] is a key file on it; making one touches
 // nothing, the TPM is first spoken to when a signature is wanted. A space (not
@@ -12,7 +12,8 @@
 //
 // Auth values go to the TPM only through a session salted to a parent whose
 // name was checked, and only as an HMAC, or encrypted where they are new: no
-// byte of them is ever on the bus. A signature is checked against the public key before it is handed out.
+// byte of them is ever on the bus. What is decrypted comes from the TPM encrypted.
+// A signature is checked against the public key before it is handed out.
 //
 // The package asks nobody anything but [Options.ParentAuth], remembers no auth
 // value of a key, and knows nothing of users, prompts or callers. It never
