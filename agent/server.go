@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,7 @@ type Server struct {
 	added   *addedSet
 	lock    *lock
 	absent  absence // of the other agent
+	pid     int     // our own, which is not to be the other agent's
 
 	frameTimeout, writeTimeout, halfCloseGrace time.Duration
 
@@ -68,6 +70,7 @@ func New(keys *keyring.Keys, log *slog.Logger) *Server {
 		Keys:           keys,
 		journal:        journal{log: log},
 		lock:           newLock(),
+		pid:            os.Getpid(),
 		frameTimeout:   frameTimeout,
 		writeTimeout:   writeTimeout,
 		halfCloseGrace: halfCloseGrace,

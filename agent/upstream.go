@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -117,7 +116,7 @@ func (u *upstream) dial(ctx context.Context) error {
 		return err
 	}
 	u.conn = c
-	if p, err := caller.FromConn(c.(*net.UnixConn)); err == nil && p.PID == os.Getpid() {
+	if p, err := caller.FromConn(c.(*net.UnixConn)); err == nil && p.PID == u.server.pid {
 		return errors.New("it is this agent itself")
 	}
 	for _, body := range u.binds {
