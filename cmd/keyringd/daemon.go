@@ -8,19 +8,25 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"strings"
+	"sync/atomic"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/keyringd/keyringd/agent"
+	"github.com/keyringd/keyringd/agent/knownhosts"
+	"github.com/keyringd/keyringd/agent/sshhelper"
+	"github.com/keyringd/keyringd/control"
 	"github.com/keyringd/keyringd/dbus"
 	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/pkcs11"
 	"github.com/keyringd/keyringd/prompt"
-	"github.com/keyringd/keyringd/prompt/pinentry"
 	"github.com/keyringd/keyringd/sshkeys"
+	"github.com/keyringd/keyringd/tpm"
 	"github.com/keyringd/keyringd/tpm/link"
 	"github.com/keyringd/keyringd/tpmkeys"
-	"golang.org/x/sync/errgroup"
 )
 
 // daemon is one run of keyringd.
@@ -28,25 +34,25 @@ type daemon struct {
 	settings
 	tpmAddress link.Address
 	env        environment
-	executable string // this program's own path; empty: not known
+	args       []string // the command line, to be read again with config.toml
+	executable string   // this program's own path; empty: not known
 	log        *slog.Logger
+	level      *slog.LevelVar
 	stdout     io.Writer
+
+	current atomic.Pointer[settings] // those in force, after config.toml was read again
 }
 
 // run serves until ctx ends, and then returns nil once everything is put away.
 func (d *daemon) run(ctx context.Context) error {
-	tty, err := pinentry.ForegroundTTY()
-	if err != nil {
-		tty = "" // started by a service manager, as usual
-	}
-	asker, err := pinentry.New(d.Prompter, pinentry.Env{
-		Environ:    os.Environ(),
-		Executable: d.executable,
-		TTY:        tty,
-		Log:        d.log,
-	})
+	d.current.Store(&d.settings)
+	d.level.Set(d.LogLevel)
+	asker, err := d.openPrompter()
 	if err != nil {
 		return usageError{fmt.Errorf("--prompter: %w", err)}
+	}
+	if c, ok := asker.(io.Closer); ok {
+		defer c.Close()
 	}
 	prompter := prompt.NewQueue(asker)
 	defer prompter.Close()
@@ -68,36 +74,62 @@ func (d *daemon) run(ctx context.Context) error {
 	gate := keyring.NewGate(prompter)
 	gate.Remember = d.Remember
 	gate.Log = d.log
+	notifier := d.notifier(gate)
 	defer gate.Lock()
 	keys := keyring.NewKeys(gate)
+	keys.Demand = func(info keyring.KeyInfo) bool { return d.current.Load().Confirm.wants(info) }
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	certificates := pkcs11.NewCertificates()
+	vault := d.openVault(ctx, gate, device)
+	defer vault.close()
+	keys.Passphrases = vault.passphrases
+
+	agentCertificates, certificates := agent.NewCertificates(), pkcs11.NewCertificates()
 	folders, err := folder.Watch(ctx, folder.Options{Dirs: d.KeyDirs, Log: d.log},
-		tpmkeys.New(device, keys, d.log), sshkeys.New(keys, d.log), certificates)
+		tpmkeys.New(device, keys, d.log), sshkeys.New(keys, d.log), agentCertificates, certificates)
 	if err != nil {
 		return err
 	}
 	defer func() { cancel(); <-folders.Done() }()
-
-	maker := &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log}
-	certificates.Rescan = folders.Rescan
-	tokens := pkcs11.Options{Certificates: certificates}
+	var maker *tpmkeys.Maker
 	if device != nil {
-		tokens.Maker, tokens.Random = maker, device.Random
+		maker = &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log}
 	}
+
+	programs := &sshhelper.Programs{Environ: os.Environ(), Log: d.log}
+	defer programs.Close()
+	ssh := d.agent(keys, programs, agentCertificates)
+	defer ssh.DropAdded()
+	tokens := d.tokens(keys, certificates, maker, device)
+
 	fronts, ctx := errgroup.WithContext(ctx)
-	fronts.Go(func() error { return agent.New(keys, d.log).Serve(ctx, sockets.ssh) })
-	fronts.Go(func() error {
-		return pkcs11.New(keys, d.log, tokens).Serve(ctx, sockets.pkcs11)
-	})
-	if d.Bus != "none" {
-		front := dbus.New(keys, gate, d.log)
-		front.Maker, front.Keeper, front.FileSealer = maker, maker, maker
-		front.Status = (&status{sockets, d.tpmAddress.Resolve().String(), device, folders}).facts
-		fronts.Go(func() error { d.serveBus(ctx, front); return nil })
+	fronts.Go(func() error { return ssh.Serve(ctx, sockets.ssh) })
+	for _, l := range sockets.pkcs11 {
+		fronts.Go(func() error { return tokens.Serve(ctx, l) })
 	}
+	if sockets.control != nil {
+		fronts.Go(func() error {
+			secrets, err := vault.wait(ctx)
+			if err != nil {
+				return err
+			}
+			return control.New(secrets, d.log).Serve(ctx, sockets.control)
+		})
+	}
+	if address := d.busAddress(); address != "" {
+		front := dbus.New(keys, gate, d.log)
+		front.Version, front.Replace = version, d.Replace
+		if maker != nil {
+			front.Maker, front.Keeper, front.FileSealer = maker, maker, maker
+		}
+		front.Status = (&status{sockets, d.tpmAddress.Resolve().String(), device, folders, vault}).facts
+		fronts.Go(func() error { d.serveBus(ctx, front, address, vault); return nil })
+		fronts.Go(func() error { notifier.Run(ctx); return nil })
+	}
+	events := &session{daemon: d, gate: gate, vault: vault, agent: ssh, device: device}
+	fronts.Go(func() error { events.watch(ctx); return nil })
+	fronts.Go(func() error { events.signals(ctx, keys); return nil })
 
 	// What starting needed is given back, so that an idle daemon is small.
 	debug.FreeOSMemory()
@@ -110,14 +142,46 @@ func (d *daemon) run(ctx context.Context) error {
 	return nil // asked to end, and did
 }
 
+// agent returns the ssh-agent front end.
+func (d *daemon) agent(keys *keyring.Keys, programs *sshhelper.Programs, certificates *agent.Certificates) *agent.Server {
+	s := agent.New(keys, d.log)
+	s.Holder = sshkeys.NewAdded(keys)
+	s.Providers = programs
+	s.AllowProviders = strings.Join(d.AllowProviders, ",")
+	s.Certificates = certificates
+	s.KnownHosts = knownhosts.User(d.env.Home)
+	s.Upstream = d.Upstream
+	return s
+}
+
+// tokens returns the PKCS #11 front end.
+func (d *daemon) tokens(keys *keyring.Keys, certificates *pkcs11.Certificates, maker *tpmkeys.Maker, device *tpm.Device) *pkcs11.Server {
+	o := pkcs11.Options{Certificates: certificates, Strict: d.PKCS11StrictLogin}
+	if maker != nil {
+		o.Maker, o.Random = maker, device.Random
+	}
+	return pkcs11.New(keys, d.log, o)
+}
+
+// busAddress is the address of the bus to be on; "": none.
+func (d *daemon) busAddress() string {
+	switch d.Bus {
+	case "none":
+		return ""
+	case "session":
+		return dbus.SessionAddress(d.env.Getenv, d.env.UID)
+	}
+	return d.Bus
+}
+
 // serveBus serves on D-Bus until ctx ends. Without a bus the other front ends go
 // on, and when it comes back, so does this one.
-func (d *daemon) serveBus(ctx context.Context, front *dbus.Server) {
-	address := d.Bus
-	if address == "session" {
-		address = dbus.SessionAddress(d.env.Getenv, d.env.UID)
+func (d *daemon) serveBus(ctx context.Context, front *dbus.Server, address string, v *vault) {
+	secrets, err := v.wait(ctx)
+	if err != nil {
+		return // ctx has ended
 	}
-	front.Version = version
+	front.Secrets = secrets
 	if err := front.Serve(ctx, address); ctx.Err() == nil {
 		d.log.Error("nothing is served on D-Bus", "err", err)
 	}

@@ -31,10 +31,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "keyringd: this process cannot be protected from others:", err)
 		os.Exit(1)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	// SIGUSR1 drops added keys in ssh-agent. This daemon's keys come from files,
-	// so there is nothing to drop; but it must not die of the signal, nor of a
-	// terminal that is gone. Ignoring them would be inherited by children.
+	ends := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if onTerminal() {
+		ends = append(ends, syscall.SIGHUP) // it is gone, and takes its programs along
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
+	// Neither SIGUSR1 before the agent listens for it, nor a reader that is gone,
+	// may end the daemon. Ignoring them would be inherited by children.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1, syscall.SIGPIPE)
 	err := command().ExecuteContext(ctx)
 	stop()
@@ -69,6 +72,8 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	s.flags(cmd.Flags())
+	var checkOnly bool
+	cmd.Flags().BoolVar(&checkOnly, "check-config", false, "say what is wrong with the settings, and end")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -79,10 +84,14 @@ func command() *cobra.Command {
 		if err != nil {
 			return usageError{err}
 		}
-		log := newLog(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+		if checkOnly {
+			return nil
+		}
+		level := &slog.LevelVar{}
+		log := newLog(os.Stderr, os.Getenv("JOURNAL_STREAM") != "", level)
 		slog.SetDefault(log)
 		executable, _ := os.Executable()
-		d := &daemon{settings: s, tpmAddress: address, env: env, executable: executable, log: log, stdout: os.Stdout}
+		d := &daemon{settings: s, tpmAddress: address, env: env, args: os.Args[1:], executable: executable, log: log, level: level, stdout: os.Stdout}
 		return d.run(cmd.Context())
 	}
 	return cmd
@@ -97,8 +106,8 @@ func asUsage(err error) error {
 
 // newLog writes text lines; under the journal without times, which it adds
 // itself.
-func newLog(w *os.File, journal bool) *slog.Logger {
-	options := &slog.HandlerOptions{}
+func newLog(w *os.File, journal bool, level slog.Leveler) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
 	if journal {
 		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {

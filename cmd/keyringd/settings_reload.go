@@ -41,7 +41,7 @@ func (c source) read() (settings, error) {
 var restart = map[string]string{
 	"TPM": "tpm", "KeyDirs": "key-dir", "RuntimeDir": "runtime-dir", "DataDir": "data-dir", "Prompter": "prompter",
 	"Bus": "bus", "Upstream": "upstream", "Replace": "replace", "P11KitSocket": "p11-kit-socket",
-	"PKCS11StrictLogin": "pkcs11-strict-login",
+	"PKCS11StrictLogin": "pkcs11-strict-login", "AllowProviders": "allow-provider",
 }
 
 // live returns the settings to go on with when the file says next: those of now
@@ -90,10 +90,16 @@ func (c source) follow(ctx context.Context, hangup <-chan os.Signal, now setting
 // again, or nil where it means that the terminal which keyringd was started in
 // is gone: then the daemon ends with it, as every program does.
 func hangups() <-chan os.Signal {
-	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err == nil {
+	if onTerminal() {
 		return nil
 	}
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGHUP)
 	return c
+}
+
+// onTerminal reports whether keyringd was started by hand, in a terminal.
+func onTerminal() bool {
+	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	return err == nil
 }

@@ -8,42 +8,82 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/keyringd/keyringd/dbus/systemprompter"
 	"github.com/keyringd/keyringd/internal/listen"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/prompt"
+	"github.com/keyringd/keyringd/prompt/pinentry"
 	"github.com/keyringd/keyringd/tpm"
 	"github.com/keyringd/keyringd/tpm/link"
 	"github.com/keyringd/keyringd/tpm/swtpm"
 )
 
+// openPrompter returns who asks the user.
+func (d *daemon) openPrompter() (prompt.Prompter, error) {
+	tty, err := pinentry.ForegroundTTY()
+	if err != nil {
+		tty = "" // started by a service manager, as usual
+	}
+	env := pinentry.Env{Environ: os.Environ(), Executable: d.executable, TTY: tty, Log: d.log}
+	if address := d.busAddress(); address != "" {
+		env.System = func(start bool) prompt.Prompter { return &systemprompter.Prompter{Address: address, Start: start} }
+		env.ScreenReader = func(ctx context.Context) bool { return systemprompter.ScreenReader(ctx, address) }
+	}
+	return pinentry.New(d.Prompter, env)
+}
+
 // sockets are where the daemon listens.
-type sockets struct{ ssh, pkcs11 net.Listener }
+type sockets struct {
+	ssh     net.Listener
+	pkcs11  []net.Listener // the first is ours, the others are where programs look by themselves
+	control net.Listener   // for the login password; nil: another daemon has it, or there is no place
+}
 
 // openSockets returns the sockets: the service manager's, where it passed one by
-// that name, or else our own in the runtime directory.
+// that name, or else our own. Those that other daemons may have as well are done
+// without where they do.
 func (d *daemon) openSockets() (s sockets, err error) {
 	inherited := listen.Inherited()
-	for _, one := range []struct {
-		name string
-		at   *net.Listener
-	}{{"ssh", &s.ssh}, {"pkcs11", &s.pkcs11}} {
-		if l := inherited[one.name]; l != nil {
-			*one.at = l
-			continue
+	open := func(name, path string) (net.Listener, error) {
+		if l := inherited[name]; l != nil {
+			return l, nil
 		}
-		l, err := listen.Unix(filepath.Join(d.RuntimeDir, one.name))
+		l, err := listen.Unix(path)
 		if err != nil {
-			s.Close()
-			return sockets{}, err
+			return nil, err // and no Listener that holds a nil
 		}
-		*one.at = l
+		return l, nil
+	}
+	if s.ssh, err = open("ssh", filepath.Join(d.RuntimeDir, "ssh")); err != nil {
+		return s, err
+	}
+	l, err := open("pkcs11", filepath.Join(d.RuntimeDir, "pkcs11"))
+	if err != nil {
+		s.Close()
+		return s, err
+	}
+	s.pkcs11 = append(s.pkcs11, l)
+	run := d.env.userRuntimeDir()
+	if run == "" && inherited["control"] == nil {
+		return s, nil
+	}
+	if s.control, err = open("control", filepath.Join(run, "keyring", "control")); err != nil {
+		s.control = nil
+		d.log.Warn("the login password will not arrive: another keyring daemon has its socket", "err", err)
+	}
+	if d.P11KitSocket && run != "" {
+		if l, err := listen.Unix(filepath.Join(run, "p11-kit", "pkcs11")); err != nil {
+			d.log.Warn("p11-kit's own socket is left alone", "err", err)
+		} else {
+			s.pkcs11 = append(s.pkcs11, l)
+		}
 	}
 	return s, nil
 }
 
 // Close closes the sockets, and removes those that are our own.
 func (s sockets) Close() {
-	for _, l := range []net.Listener{s.ssh, s.pkcs11} {
+	for _, l := range append([]net.Listener{s.ssh, s.control}, s.pkcs11...) {
 		if l != nil {
 			_ = l.Close()
 		}

@@ -26,6 +26,7 @@ type status struct {
 	address string
 	device  *tpm.Device // nil: none
 	folders *folder.Folders
+	vault   *vault
 }
 
 // facts returns names and values for Keyring1.Status. It asks the TPM what it
@@ -33,9 +34,10 @@ type status struct {
 func (s *status) facts(ctx context.Context) map[string]any {
 	facts := map[string]any{
 		"SSHSocket":   s.sockets.ssh.Addr().String(),
-		"TokenSocket": s.sockets.pkcs11.Addr().String(),
+		"TokenSocket": s.sockets.pkcs11[0].Addr().String(),
 		"TPM":         s.address,
 	}
+	s.keyrings(facts)
 	var skipped []string
 	for _, f := range s.folders.Skipped() {
 		if !f.Ordinary {
@@ -84,4 +86,30 @@ func again(l tpm.Lockout) string {
 		return ""
 	}
 	return ", one more at " + time.Now().Add(l.Wait()).Format("15:04")
+}
+
+// keyrings adds what is to be known of the secrets.
+func (s *status) keyrings(facts map[string]any) {
+	if l := s.sockets.control; l != nil {
+		facts["LoginSocket"] = l.Addr().String()
+	}
+	secrets := s.vault.now()
+	if secrets == nil {
+		return // they are being opened
+	}
+	if err := secrets.Unreadable; err != nil {
+		facts["KeyringsProblem"] = caller.Sanitize(err.Error(), maxReason)
+		return
+	}
+	var damage []string
+	for _, d := range s.vault.store.Damage() {
+		where := d.Collection
+		if d.Item != "" {
+			where += " item " + d.Item
+		}
+		damage = append(damage, caller.Sanitize(strings.TrimSpace(where+": "+d.What), maxReason))
+	}
+	if len(damage) > 0 {
+		facts["KeyringDamage"] = damage[:min(len(damage), maxSkipped)]
+	}
 }

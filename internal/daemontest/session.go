@@ -130,7 +130,8 @@ func (s *Session) Start(tpm string, flags ...string) {
 		"--data-dir", filepath.Join(s.Dir, "data"), "--prompter", "pinentry:" + filepath.Join(s.Dir, "pinentry"),
 		"--bus", "none"}, flags...)
 	s.cmd, s.once, s.end = exec.Command(Binary, args...), sync.Once{}, nil
-	s.cmd.Env = append(os.Environ(), "HOME="+s.Dir, "XDG_CONFIG_HOME="+s.Dir, "XDG_STATE_HOME="+s.Dir)
+	s.cmd.Env = append(os.Environ(), "HOME="+s.Dir, "XDG_CONFIG_HOME="+s.Dir, "XDG_STATE_HOME="+s.Dir,
+		"XDG_RUNTIME_DIR="+s.Runtime(), "DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent")
 	s.cmd.Stderr = &s.Log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -156,6 +157,17 @@ func (s *Session) Start(tpm string, flags ...string) {
 		s.tb.Fatalf("keyringd printed %q, want %q", line, want)
 	}
 	go func() { _, _ = io.Copy(io.Discard, out) }()
+}
+
+// Runtime is the session's XDG_RUNTIME_DIR; keyringd makes the socket for the
+// login password in it.
+func (s *Session) Runtime() string {
+	s.tb.Helper()
+	dir := filepath.Join(s.Dir, "xdg")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		s.tb.Fatal(err)
+	}
+	return dir
 }
 
 // Stop ends the daemon as a logout does and returns how it went.
