@@ -66,6 +66,8 @@ func (q *request) generateKeyPair() error {
 			return p11rpc.TokenWriteProtected
 		case !s.writing:
 			return p11rpc.SessionReadOnly
+		case !q.seesPrivate(s.slot):
+			return p11rpc.UserNotLoggedIn
 		}
 		create, err := wantedKey(m, public, private)
 		if err != nil {

@@ -262,6 +262,19 @@ func TestPKCS11ToolTest(t *testing.T) {
 	})
 }
 
+// In strict mode programs that log in see the private keys, with whatever PIN.
+func TestStrictPrograms(t *testing.T) {
+	s := start(t, softKeys("p256"), Options{Strict: true})
+	eachModule(t, s, func(t *testing.T, p *peer) {
+		contains(t, p.run("pkcs11-tool", "--module", p.module, "-L"), "login required", "PIN pad present")
+		if out := p.run("pkcs11-tool", "--module", p.module, "-O"); strings.Contains(out, "Private Key") || !strings.Contains(out, "Public Key") {
+			t.Errorf("without a login:\n%s", out)
+		}
+		contains(t, p.run("pkcs11-tool", "--module", p.module, "-O", "--login"), "Private Key Object; EC")
+		contains(t, p.run("p11tool", "--provider", p.module, "--login", "--set-pin=ignored", "--test-sign", URI(s.all.List()[0])), "ok")
+	})
+}
+
 // p11tool is GnuTLS's.
 func TestP11Tool(t *testing.T) {
 	k := testKeys()
@@ -269,7 +282,7 @@ func TestP11Tool(t *testing.T) {
 	s := start(t, []keyring.Key{k["rsa"].soft(), k["p256"].soft()}, Options{Certificates: showing(t, cert)})
 	eachModule(t, s, func(t *testing.T, p *peer) {
 		out := p.run("p11tool", "--provider", p.module, "--list-tokens")
-		contains(t, out, "pkcs11:model=Private%20keys;manufacturer=keyringd;serial=2;token=keyringd%20keys")
+		contains(t, out, TokenURI(keyring.KindFile))
 		out = p.run("p11tool", "--provider", p.module, "--list-all", "pkcs11:token=keyringd%20keys")
 		contains(t, out, "object=p256%20key;type=private", "object=p256%20key;type=public", "object=p256%20key;type=cert", "object=rsa%20key;type=private")
 		out = p.run("p11tool", "--provider", p.module, "--export", "pkcs11:token=keyringd%20keys;object=p256%20key;type=cert")

@@ -75,7 +75,12 @@ func TestOpenSSLEngineTLS(t *testing.T) {
 				p := p.again(t)
 				p.opensslConf()
 				cert := p.file("cert.pem", pemOf(certificateOf(t, k[key], "localhost", 3)))
-				uri := "pkcs11:token=keyringd%20keys;object=" + key + "%20key;type=private"
+				uri := URI(s.all.List()[0])
+			for _, info := range s.all.List() {
+				if info.Label == key+" key" {
+					uri = URI(info)
+				}
+			}
 				address := freeAddress(t)
 				var log bytes.Buffer
 				server := exec.Command(program(t, "openssl"), "s_server", "-accept", address, "-engine", "pkcs11", "-keyform", "engine",
