@@ -1,0 +1,6 @@
+//go:build race
+
+package agent
+
+// raceEnabled: the race detector costs memory of its own.
+const raceEnabled = true
