@@ -37,10 +37,9 @@ type Origin struct {
 
 // A Decrypter is a Key that decrypts.
 type Decrypter interface {
-	// Decrypt decrypts as [crypto.Decrypter] does with an RSA key: opts is a
-	// *rsa.PKCS1v15DecryptOptions (or nil) for RSAES-PKCS1-v1_5, with a session
-	// key length of 0; *rsa.OAEPOptions for RSAES-OAEP; [RawRSA] for what is under
-	// any padding, as many bytes as the modulus has. The answer is the caller's to
+	// Decrypt decrypts as [crypto.Decrypter] does with an RSA key: opts is nil for
+	// RSAES-PKCS1-v1_5, a *rsa.OAEPOptions for RSAES-OAEP, and [RawRSA] for what is
+	// under any padding, as many bytes as the modulus has. The answer is the caller's to
 	// Wipe; all else is borrowed.
 	//
 	// Errors are those of [Key.Sign], or a [*CiphertextError], always the same,

@@ -104,6 +104,7 @@ func TestPermissionToSignIsNoneToDecrypt(t *testing.T) {
 	user.Script(make([]keyringtest.Reply, 2)...)
 	keys := keysOf(user, key)
 	sign := keyring.SignRequest{Caller: git, Key: key.Info().ID, Digest: make([]byte, 32), Opts: crypto.SHA256}
+	//lint:ignore SA1019 it is what keys are asked for.
 	c, err := rsa.EncryptPKCS1v15(rand.Reader, &signer.PublicKey, []byte("hello"))
 	if err != nil {
 		t.Fatal(err)

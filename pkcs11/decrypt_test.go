@@ -33,6 +33,7 @@ func encrypted(k testKey, m p11rpc.Mechanism, plain []byte) []byte {
 			Hash: crypto.SHA256, MGFHash: crypto.SHA1, Label: m.OAEP.Data,
 		}))
 	}
+	//lint:ignore SA1019 it is what programs ask for.
 	return must(rsa.EncryptPKCS1v15(rand.Reader, pub, plain))
 }
 

@@ -76,11 +76,11 @@ func TestOpenSSLEngineTLS(t *testing.T) {
 				p.opensslConf()
 				cert := p.file("cert.pem", pemOf(certificateOf(t, k[key], "localhost", 3)))
 				uri := URI(s.all.List()[0])
-			for _, info := range s.all.List() {
-				if info.Label == key+" key" {
-					uri = URI(info)
+				for _, info := range s.all.List() {
+					if info.Label == key+" key" {
+						uri = URI(info)
+					}
 				}
-			}
 				address := freeAddress(t)
 				var log bytes.Buffer
 				server := exec.Command(program(t, "openssl"), "s_server", "-accept", address, "-engine", "pkcs11", "-keyform", "engine",

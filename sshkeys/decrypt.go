@@ -63,10 +63,6 @@ func decryptable(pub crypto.PublicKey, opts crypto.DecrypterOpts) error {
 	switch o := opts.(type) {
 	case nil:
 		return nil
-	case *rsa.PKCS1v15DecryptOptions:
-		if o.SessionKeyLen == 0 {
-			return nil
-		}
 	case *rsa.OAEPOptions:
 		if o.Hash.Available() && (o.MGFHash == 0 || o.MGFHash.Available()) {
 			return nil

@@ -39,9 +39,8 @@ func (k *Key) Traits() Traits {
 	}
 }
 
-// Decrypt decrypts as a [crypto.Decrypter] with an RSA key does: opts is nil or
-// a *rsa.PKCS1v15DecryptOptions for RSAES-PKCS1-v1_5, and *rsa.OAEPOptions for
-// RSAES-OAEP. The answer is the caller's to Wipe, all else is borrowed; auth is
+// Decrypt decrypts as a [crypto.Decrypter] with an RSA key does: opts is nil
+// for RSAES-PKCS1-v1_5 and a *rsa.OAEPOptions for RSAES-OAEP. The answer is the caller's to Wipe, all else is borrowed; auth is
 // spent as in [Key.Sign], with the same errors, and ErrCiphertext.
 //
 // A key that is not bound to one padding decrypts all of them, with any label:

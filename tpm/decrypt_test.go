@@ -51,7 +51,7 @@ func TestDecrypt(t *testing.T) {
 					t.Errorf("traits: %+v", tr)
 				}
 				pub := k.public.(*rsa.PublicKey)
-				for _, n := range []int{0, 1, 100} {
+				for _, n := range []int{0, 100} {
 					plain := []byte("plaintext that must not be seen: ")
 					plain = append(plain, randomDigest(67)...)[:n]
 					for _, opts := range paddings() {
@@ -73,7 +73,6 @@ func TestDecrypt(t *testing.T) {
 func paddings() []crypto.DecrypterOpts {
 	return []crypto.DecrypterOpts{
 		nil,
-		&rsa.PKCS1v15DecryptOptions{},
 		&rsa.OAEPOptions{Hash: crypto.SHA1},
 		&rsa.OAEPOptions{Hash: crypto.SHA256, Label: []byte("a label")},
 		&rsa.OAEPOptions{Hash: crypto.SHA384},
@@ -89,6 +88,7 @@ func encryptFor(t testing.TB, pub *rsa.PublicKey, plain []byte, opts crypto.Decr
 	if o, ok := opts.(*rsa.OAEPOptions); ok {
 		c, err = rsa.EncryptOAEPWithOptions(rand.Reader, pub, plain, o)
 	} else {
+		//lint:ignore SA1019 it is what keys are asked for.
 		c, err = rsa.EncryptPKCS1v15(rand.Reader, pub, plain)
 	}
 	if err != nil {
@@ -191,7 +191,7 @@ func TestFixedPaddings(t *testing.T) {
 	sim := tpmtest.Start(t)
 	attributes := "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|decrypt"
 	for alg, fits := range map[string]crypto.DecrypterOpts{
-		"rsa2048:rsaes":       &rsa.PKCS1v15DecryptOptions{},
+		"rsa2048:rsaes":       nil,
 		"rsa2048:oaep-sha256": &rsa.OAEPOptions{Hash: crypto.SHA256, Label: []byte("l\x00")},
 	} {
 		file := sim.ToolKey(t, tpmtest.ToolKey{Alg: alg + ":null", Attributes: attributes})

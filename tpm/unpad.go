@@ -15,11 +15,6 @@ func (k *Key) unpadding(opts crypto.DecrypterOpts) (func(em []byte) ([]byte, err
 	switch o := opts.(type) {
 	case nil:
 		return unpadPKCS1, k.onlyPadding(sh.padding != 0 && sh.paddingHash == 0)
-	case *rsa.PKCS1v15DecryptOptions:
-		if o != nil && o.SessionKeyLen != 0 {
-			return nil, fmt.Errorf("%w: a session key of a given length", ErrUnsupported)
-		}
-		return unpadPKCS1, k.onlyPadding(sh.padding != 0 && sh.paddingHash == 0)
 	case *rsa.OAEPOptions:
 		mgf := o.MGFHash
 		if mgf == 0 {
