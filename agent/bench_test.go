@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/agent/knownhosts"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -60,6 +61,14 @@ func benchmarkRequests(b *testing.B, a *agentTest, conns int, request []byte) {
 }
 
 func BenchmarkList(b *testing.B) {
+	b.Run("added=1000", func(b *testing.B) {
+		a := start(b, nil, nil)
+		c := a.dial(b)
+		for i := range 1000 {
+			wantType(b, roundTrip(b, c, manyKey(i).addFrame(shortLabel(i))), msgSuccess)
+		}
+		benchmarkRequests(b, a, 1, listFrame)
+	})
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprintf("keys=%d", n), func(b *testing.B) {
 			benchmarkRequests(b, start(b, numbered(n, shortLabel), nil), 1, listFrame)
@@ -74,6 +83,17 @@ func BenchmarkSign(b *testing.B) {
 		b.Run(fmt.Sprintf("ed25519/keys=%d/conns=%d", c.keys, c.conns), func(b *testing.B) {
 			keys := append(numbered(c.keys-1, shortLabel), keyring.Key(edKey(1).fake()))
 			benchmarkRequests(b, start(b, keys, nil), c.conns, request)
+		})
+	}
+	for _, n := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("ed25519/added=%d", n), func(b *testing.B) {
+			a := start(b, nil, func(s *Server) { s.KnownHosts = knownhosts.New("/etc/ssh/ssh_known_hosts") })
+			c := a.dial(b)
+			for i := range n - 1 {
+				wantType(b, roundTrip(b, c, manyKey(i).addFrame(shortLabel(i))), msgSuccess)
+			}
+			wantType(b, roundTrip(b, c, edKey(1).addFrame("k")), msgSuccess)
+			benchmarkRequests(b, a, 1, request)
 		})
 	}
 	for _, conns := range []int{1, 16} {

@@ -22,6 +22,7 @@ func FuzzRequest(f *testing.F) {
 	bound := loginData("mia", methodHostBound, blob, host)
 	commit := sshsigData("git", "sha512", make([]byte, 64))
 	rsa := testKeys()[4].blob()
+	skSeed, _ := skAddFrame(edKey(4), "ssh:", "ed", 1, constraint(constraintProvider, str("internal")))
 	for _, seed := range [][]byte{
 		nil,
 		listFrame,
@@ -34,12 +35,24 @@ func FuzzRequest(f *testing.F) {
 		frame([]byte{13}, []byte{0xff, 0xff, 0xff, 0xff}),
 		{0, 0, 0, 0}, {0, 4, 0, 1, 11}, {0, 4, 0, 0, 11}, {0xff, 0xff, 0xff, 0xff, 13},
 		login, bound, commit,
+		edKey(3).addFrame("k"), edKey(3).addFrame("k", lifetimeOf(1), []byte{constrainConfirm}),
+		edKey(3).addFrame("k", restrict(testHop{}, testHop{"mia", "gate", []testKey{edKey(11)}, false}, testHop{host: "gate", keys: []testKey{edKey(11)}},
+			testHop{"", "inner", []testKey{edKey(12)}, true})),
+		testKeys()[1].addFrame("k"), testKeys()[4].addFrame("k"), testKeys()[2].addCertFrame(testKeys()[2].certify(1, 200, nil), "c"),
+		edKey(3).addCertFrame(edKey(3).certify(1, 200, nil), "c"), skSeed,
+		slices.Concat(bindFrame(edKey(11), nil, "s", true), bindFrame(edKey(12), hostCert("inner"), "t", false), listFrame, signFrame(blob, bound, 0)),
+		frame([]byte{18}, str(blob)), frame([]byte{19}),
+		frame([]byte{26}, str("/usr/lib/x.so"), str("1234"), constraint(constraintCertificates, []byte{1}, str(str(hostCert("a").Marshal())))),
+		frame([]byte{21}, str("/usr/lib/x.so"), str("")),
 	} {
 		f.Add(seed, uint16(1))
 		f.Add(seed, uint16(1000))
 	}
 	s, log := newSession(f, []keyring.Key{k.fake(), testKeys()[4].fake()})
+	s.server.Providers = &hardware{}
 	f.Fuzz(func(t *testing.T, stream []byte, size uint16) {
+		s.bound = bindings{}
+		defer s.server.DropAdded()
 		checkParsers(t, stream)
 		c := &chunks{rest: stream, size: int(size) + 1}
 		r := frameReader{conn: c, timeout: time.Hour}
@@ -65,6 +78,9 @@ func FuzzRequest(f *testing.F) {
 				d := decoder{rest: bytes.Clone(got[1:])}
 				d.string()
 				checkParsers(t, d.string())
+			}
+			if got[0] == msgLock || got[0] == msgUnlock {
+				continue // takes time on purpose, and is no decoder
 			}
 			reply := s.answer(got)
 			if len(reply) < 5 || int(binary.BigEndian.Uint32(reply)) != len(reply)-4 {
