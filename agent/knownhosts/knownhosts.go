@@ -108,13 +108,13 @@ func (f *Files) Lookup(key ssh.PublicKey, guesses func() []string) Host {
 		}
 		key = cert.Key
 	}
-	blob := string(key.Marshal())
-	if now.bad[blob] {
+	blob := key.Marshal()
+	if now.bad[string(blob)] {
 		return Host{Revoked: true}
 	}
 	var h Host
 	var guessed, plain, rest []string
-	for _, e := range now.keys[blob] {
+	for _, e := range now.keys[string(blob)] {
 		for _, name := range e.names {
 			if isName(name) {
 				plain = append(plain, name)
