@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"context"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -46,16 +47,39 @@ func (a *announcer) run(watch <-chan keyring.SecretsEvent) {
 				return
 			}
 			a.tell(e)
-			if len(watch) > 0 {
-				continue // a list is told once for all that has gathered
+		case done := <-a.bus.settle:
+			for n := len(watch); n > 0; n-- {
+				if e, ok := <-watch; ok {
+					a.tell(e)
+				}
 			}
-			if a.lists(false); len(a.stale) > 0 && due == nil {
-				due = time.After(listPause)
-			}
+			close(done)
 		case <-due:
 			due = nil
 			a.lists(true)
 		}
+		if len(watch) > 0 {
+			continue // a list is told once for all that has gathered
+		}
+		if a.lists(false); len(a.stale) > 0 && due == nil {
+			due = time.After(listPause)
+		}
+	}
+}
+
+// settled returns when the bus was told of all that has happened until now, but
+// for long lists. Programs that wait for the end of an unlocking then know the
+// labels by the time they hear of it, as signals keep their order.
+func (b *bus) settled(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case b.settle <- done:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
 }
 

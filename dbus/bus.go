@@ -29,6 +29,7 @@ type bus struct {
 	conn   *godbus.Conn
 	ctx    context.Context // ends with the connection
 	calls  sync.WaitGroup
+	settle chan chan struct{} // to the announcer; see settled
 	senders
 }
 
@@ -44,7 +45,7 @@ func (s *Server) visit(ctx context.Context, address string, joined func()) error
 	if err != nil {
 		return err
 	}
-	b := &bus{server: s, ctx: ctx, senders: senders{byName: map[string]*sender{}}}
+	b := &bus{server: s, ctx: ctx, settle: make(chan chan struct{}), senders: senders{byName: map[string]*sender{}}}
 	b.tap = wire.NewTap(socket, b.take)
 	defer b.tap.Close()
 	// Whatever is being waited for ends with the socket.
@@ -147,7 +148,7 @@ func (b *bus) receive(f *wire.Frame) {
 	}
 	c := &call{bus: b, sender: s, ctx: s.ctx, header: f.Header, body: body, attached: f.TakeFiles()}
 	b.calls.Go(func() {
-		defer b.release(s, len(body))
+		defer func() { b.release(s, len(body)+c.held) }()
 		c.serve()
 	})
 }

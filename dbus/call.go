@@ -21,6 +21,7 @@ type call struct {
 	header   wire.Header
 	body     []byte
 	attached []*os.File // that came along
+	held     int        // bytes of secrets on their way out, of those that senders counts
 
 	node   node           // once looked up
 	caller keyring.Caller // once known

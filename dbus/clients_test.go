@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/keyringd/keyringd/internal/bustest"
-	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/prompt"
 )
 
@@ -71,7 +70,7 @@ func TestSecretTool(t *testing.T) {
 	}
 	v.lock()
 	// The user's no is an answer, and a quick one.
-	v.prompter.Default = func(question) keyringtest.Reply { return reply(prompt.ErrDismissed) }
+	v.answer(reply(prompt.ErrDismissed))
 	if out, err := v.run("x", "secret-tool", "store", "--label=x", "a", "b"); err == nil {
 		t.Errorf("stored in spite of a no: %q", out)
 	}
@@ -118,7 +117,7 @@ assert m.get_label() == d.get_label()
 assert not list(s.search_items(c, {'x': 'y'}))
 `)
 	v.lock()
-	v.prompter.Default = func(question) keyringtest.Reply { return reply(prompt.ErrUnavailable) }
+	v.answer(reply(prompt.ErrUnavailable))
 	v.script(`
 import secretstorage as s
 c = s.dbus_init()

@@ -91,7 +91,7 @@ func TestPortalKeepsEachApplicationsKey(t *testing.T) {
 func TestPortalRequestsCanBeTakenBack(t *testing.T) {
 	v := serveLogin(t)
 	v.lock()
-	v.prompter.Default = func(question) keyringtest.Reply { return keyringtest.Reply{When: make(chan struct{})} }
+	v.answer(keyringtest.Reply{When: make(chan struct{})})
 	u, other := v.user(), v.user()
 	done := make(chan uint32, 1)
 	go func() {
@@ -113,7 +113,7 @@ func TestPortalRequestsCanBeTakenBack(t *testing.T) {
 	u.fails(u.call(requestPath, requestInterface+".Close"), "UnknownObject")
 	// The user's no, and nobody to ask.
 	for err, want := range map[error]uint32{prompt.ErrDismissed: portalCancelled, prompt.ErrUnavailable: portalOther} {
-		v.prompter.Default = func(question) keyringtest.Reply { return reply(err) }
+		v.answer(reply(err))
 		_, call := u.withFile(portalPath, portalInterface+".RetrieveSecret", requestPath, "org.example", (*os.File)(nil), properties{})
 		var response uint32
 		if u.ok(call, &response, &properties{}); response != want {

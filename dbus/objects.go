@@ -35,24 +35,30 @@ var everywhere = []string{introspectionInterface, peerInterface}
 // lookup finds the node of a path for a sender: the sender's own ones, which are
 // nobody else's, and everybody's.
 func (b *bus) lookup(from *sender, at godbus.ObjectPath) (node, error) {
-	n := node{path: at, interfaces: everywhere}
+	if n, ok := b.own(from, at); ok {
+		return n, nil
+	}
+	return b.server.lookup(at)
+}
+
+// own finds what is the sender's alone: sessions, prompts, portal requests.
+func (b *bus) own(from *sender, at godbus.ObjectPath) (n node, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	n.path = at
+	var in string
 	switch {
 	case from.sessions[at] != nil:
-		n.interfaces = slices.Concat([]string{sessionInterface}, everywhere)
+		in = sessionInterface
 	case from.prompts[at] != nil:
-		n.interfaces = slices.Concat([]string{promptInterface}, everywhere)
-		n.prompt = from.prompts[at]
+		in, n.prompt = promptInterface, from.prompts[at]
 	case from.requests[at] != nil:
-		n.interfaces = slices.Concat([]string{requestInterface}, everywhere)
-		n.cancel = from.requests[at]
+		in, n.cancel = requestInterface, from.requests[at]
 	default:
-		b.mu.Unlock()
-		defer b.mu.Lock()
-		return b.server.lookup(at)
+		return n, false
 	}
-	return n, nil
+	n.interfaces = slices.Concat([]string{in}, everywhere)
+	return n, true
 }
 
 // lookup finds the node of a path.

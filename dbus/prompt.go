@@ -63,6 +63,7 @@ func (c *call) show(string) error {
 			if err != nil {
 				b.tell(ctx, p, err)
 			}
+			b.settled(ctx)
 			b.complete(s, p, result, err != nil)
 		})
 	}

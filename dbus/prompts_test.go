@@ -99,7 +99,7 @@ func TestCompletedAlwaysComes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, u, at := lockedVault(t)
-			v.prompter.Default = func(question) keyringtest.Reply { return c.answer }
+			v.answer(c.answer)
 			dismissed, result := u.prompted(at)
 			if paths, ok := result.Value().([]path); !ok || dismissed != c.dismissed || !samePaths(paths, c.result...) {
 				t.Errorf("%v, %v", dismissed, result)
@@ -113,7 +113,7 @@ func TestCompletedAlwaysComes(t *testing.T) {
 	}
 	t.Run("a defect", func(t *testing.T) {
 		v, u, at := lockedVault(t)
-		v.prompter.Default = func(question) keyringtest.Reply { panic("the passphrase is xyzzy") }
+		v.answerWith(func(question) keyringtest.Reply { panic("the passphrase is xyzzy") })
 		if dismissed, _ := u.prompted(at); !dismissed {
 			t.Error("not dismissed")
 		}
@@ -125,9 +125,7 @@ func TestCompletedAlwaysComes(t *testing.T) {
 func TestCompletedComesOnce(t *testing.T) {
 	v, u, at := lockedVault(t)
 	answer := make(chan struct{})
-	v.prompter.Default = func(question) keyringtest.Reply {
-		return keyringtest.Reply{Passphrase: goodPass, When: answer}
-	}
+	v.answer(keyringtest.Reply{Passphrase: goodPass, When: answer})
 	u.ok(u.call(at, promptInterface+".Prompt", ""))
 	for range 3 {
 		u.fails(u.call(at, promptInterface+".Prompt", ""), secretService+"AlreadyExists")
@@ -189,7 +187,7 @@ func TestResultsAreOfTheTypeThatClientsExpect(t *testing.T) {
 		}
 		return at
 	}
-	good := v.prompter.Default
+	good := keyringtest.Reply{Passphrase: goodPass}
 	for kind, signature := range map[string]string{"create": "o", "delete": "s", "unlock": "ao", "change": "s", "change, guiltily": "s"} {
 		for _, window := range []string{"", "x11:1c0003", "wayland:handle", "a window", "\U0001F511"} {
 			at := ask(kind)
@@ -199,11 +197,11 @@ func TestResultsAreOfTheTypeThatClientsExpect(t *testing.T) {
 			}
 		}
 		at := ask(kind)
-		v.prompter.Default = func(question) keyringtest.Reply { return reply(prompt.ErrDismissed) }
+		v.answer(reply(prompt.ErrDismissed))
 		if dismissed, result := u.prompted(at); !dismissed || result.Signature().String() != signature {
 			t.Errorf("%s, dismissed: %v, %v", kind, dismissed, result)
 		}
-		v.prompter.Default = good
+		v.answer(good)
 	}
 	u.fails(u.call(sessionPathOf("session"), collectionInterface+".Delete"), "NotSupported")
 }
@@ -212,7 +210,7 @@ func TestResultsAreOfTheTypeThatClientsExpect(t *testing.T) {
 // owner.
 func TestPromptsAreTheirOwners(t *testing.T) {
 	v, u, at := lockedVault(t)
-	v.prompter.Default = func(question) keyringtest.Reply { return keyringtest.Reply{When: make(chan struct{})} }
+	v.answer(keyringtest.Reply{When: make(chan struct{})})
 	other := v.user()
 	for _, method := range []string{promptInterface + ".Dismiss", introspectionInterface + ".Introspect", peerInterface + ".Ping"} {
 		other.fails(other.call(at, method), noSuchObject)
@@ -259,9 +257,7 @@ func TestQuestionsBlockNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	answer := make(chan struct{})
-	v.prompter.Default = func(question) keyringtest.Reply {
-		return keyringtest.Reply{Passphrase: goodPass, When: answer}
-	}
+	v.answer(keyringtest.Reply{Passphrase: goodPass, When: answer})
 	waiting, working := v.user(), v.user()
 	_, at := waiting.unlock(collectionPath(id))
 	waiting.ok(waiting.call(at, promptInterface+".Prompt", ""))

@@ -193,10 +193,8 @@ func TestLockedItemsAreFound(t *testing.T) {
 		t.Errorf("another one's: %v, %v", unlocked, locked)
 	}
 	// A search that goes wrong is an error, and not an answer without items.
-	v.store.Hook = nil
-	v.secrets.Unreadable = fmt.Errorf("the disk is gone")
+	v.broken.Store(true)
 	u.fails(u.call(secretsPath, serviceInterface+".SearchItems", attributes), "Failed")
-	v.secrets.Unreadable = nil
 }
 
 // TestQuietUnlockNeedsNoPrompt: where the TPM does it, programs never see a

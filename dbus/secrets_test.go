@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,17 +30,28 @@ type vault struct {
 	*house
 	secrets *keyring.Secrets
 	store   *keyringtest.Store
+	listed  atomic.Int64 // how often items were listed or searched
+	broken  atomic.Bool  // searching fails
 }
 
 // serveStore serves an empty store.
 func serveStore(t *testing.T) *vault {
 	t.Helper()
 	v := &vault{store: keyringtest.NewStore()}
+	v.store.Hook = func(_ context.Context, op, _ string) error {
+		if op == "Items" || op == "Search" {
+			v.listed.Add(1)
+		}
+		if op == "Search" && v.broken.Load() {
+			return keyring.ErrUnavailable
+		}
+		return nil
+	}
 	v.house = serveWith(t, func(s *Server) {
 		v.secrets = keyring.NewSecrets(s.gate, v.store)
 		s.Secrets = v.secrets
 	})
-	v.prompter.Default = func(question) keyringtest.Reply { return keyringtest.Reply{Passphrase: goodPass} }
+	v.answer(keyringtest.Reply{Passphrase: goodPass})
 	v.awaitOwner(secretsName)
 	return v
 }
@@ -56,9 +68,20 @@ func (v *vault) login() {
 	v.Helper()
 	pass := secret.Copy([]byte(goodPass))
 	defer pass.Wipe()
-	if _, err := v.store.Create(v.Context(), keyring.LoginCollection, "Login", keyring.Credential{Kind: keyring.SlotPassphrase, Value: pass}); err != nil {
+	if err := v.secrets.Login(v.Context(), keyring.Caller{}, pass); err != nil {
 		v.Fatal(err)
 	}
+}
+
+// answer answers every question from now on.
+func (v *vault) answer(r keyringtest.Reply) {
+	v.answerWith(func(question) keyringtest.Reply { return r })
+}
+
+func (v *vault) answerWith(f func(question) keyringtest.Reply) {
+	v.prompter.Script() // for its lock: questions were asked before, and will be
+	v.prompter.Default = f
+	v.prompter.Script()
 }
 
 // lock locks all, as the user does.

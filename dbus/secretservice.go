@@ -14,8 +14,9 @@ const (
 	// maxPaths bounds the objects named in one call: some fifty thousand. Search
 	// results are handed back as a whole.
 	maxPaths = 4 << 20
-	// maxReply bounds the secrets in one reply, far below the 128 MiB at which
-	// the bus would hang up on us: D-Bus Specification, "Message Format".
+	// maxReply bounds the secrets in one reply, with all that belongs to them, far
+	// below the 128 MiB at which the bus would hang up on us: D-Bus Specification,
+	// "Message Format".
 	maxReply = 64 << 20
 	// maxAlias is how many characters an alias has.
 	maxAlias = 128
@@ -59,21 +60,30 @@ func (c *call) searchItems(attributes map[string]string) (unlocked, locked []god
 	if err != nil {
 		return nil, nil, err
 	}
-	quiet := map[string]bool{}
+	quietly := c.quietly()
 	var still []keyring.ItemRef
 	for _, r := range closed {
-		done, tried := quiet[r.Collection]
-		if !tried {
-			done = s.Secrets.UnlockQuietly(c.ctx, r.Collection)
-			quiet[r.Collection] = done
-		}
-		if done {
+		if quietly(r.Collection) {
 			open = append(open, r)
 		} else {
 			still = append(still, r)
 		}
 	}
 	return itemPaths(open), itemPaths(still), nil
+}
+
+// quietly returns a function that unlocks collections where nobody need be
+// asked, and tries each once.
+func (c *call) quietly() func(collection string) bool {
+	tried := map[string]bool{}
+	return func(collection string) bool {
+		done, already := tried[collection]
+		if !already {
+			done = c.bus.server.Secrets.UnlockQuietly(c.ctx, collection)
+			tried[collection] = done
+		}
+		return done
+	}
 }
 
 // A locked is an object that is to be unlocked, by the path it was asked for by
@@ -90,23 +100,19 @@ func (c *call) unlockObjects(paths []godbus.ObjectPath) (unlocked []godbus.Objec
 	s := c.bus.server
 	unlocked = []godbus.ObjectPath{}
 	var rest []locked
-	quiet := map[string]bool{}
+	quietly := c.quietly()
 	for _, at := range paths {
 		collection, ok := s.behind(at)
 		if !ok {
 			continue
 		}
-		done, tried := quiet[collection]
-		if !tried {
-			done = s.Secrets.UnlockQuietly(c.ctx, collection)
-			quiet[collection] = done
-		}
-		if done {
+		if quietly(collection) {
 			unlocked = append(unlocked, at)
 		} else {
 			rest = append(rest, locked{at, collection})
 		}
 	}
+	c.bus.settled(c.ctx)
 	if len(rest) == 0 {
 		return unlocked, nothing, nil
 	}
@@ -178,6 +184,7 @@ func (c *call) lockObjects(paths []godbus.ObjectPath) (locked []godbus.ObjectPat
 		}
 		locked = append(locked, at)
 	}
+	c.bus.settled(c.ctx)
 	return locked, nothing, nil
 }
 

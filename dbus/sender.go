@@ -16,8 +16,9 @@ const (
 	// maxCalls is how many calls one sender may have open. A program that signs
 	// in parallel has a few; a prompt for each of thousands helps nobody.
 	maxCalls = 32
-	// maxBytes bounds what the open calls of all senders hold, so that many
-	// connections of one program come no further than one.
+	// maxBytes bounds what the open calls of all senders hold, and the secrets
+	// that answer them, so that many connections of one program come no further
+	// than one.
 	maxBytes = 64 << 20
 	// maxBody bounds one call: the largest secret, the other arguments, and what
 	// the encoding adds.
@@ -76,6 +77,18 @@ func (b *bus) admit(name string, size int) (*sender, error) {
 	s.calls++
 	b.bytes += size
 	return s, nil
+}
+
+// hold counts a secret that is on its way to the caller.
+func (c *call) hold(size int) error {
+	c.bus.mu.Lock()
+	defer c.bus.mu.Unlock()
+	if c.bus.bytes+size > maxBytes {
+		return fmt.Errorf("%w: too many secrets at once; ask for fewer, or try again", errLimit)
+	}
+	c.bus.bytes += size
+	c.held += size
+	return nil
 }
 
 // release ends what admit began.

@@ -130,6 +130,9 @@ func (c *call) secret(r keyring.ItemRef, session godbus.ObjectPath, channel *tra
 			return err
 		}
 		defer value.Wipe()
+		if err := c.hold(value.Len()); err != nil {
+			return err
+		}
 		p = passed{Session: session, ContentType: contentType}
 		p.Parameters, p.Value = channel.Seal(value)
 		return nil

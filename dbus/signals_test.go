@@ -103,6 +103,35 @@ func TestLockedItemsHaveProperties(t *testing.T) {
 	}
 }
 
+// TestLabelsAreToldBeforeCompleted: a program that shows what it found once it
+// is unlocked has something to show.
+func TestLabelsAreToldBeforeCompleted(t *testing.T) {
+	v := serveLogin(t)
+	u := v.user()
+	item := u.create(defaultPath, "x", map[string]string{"a": "b"}, false)
+	u.get(item, itemInterface+".Label") // who has not seen it is not told
+	u.listen()
+	for range 20 {
+		v.lock()
+		if label := u.get(item, itemInterface+".Label"); label != "" {
+			t.Fatalf("locked, its label is %v", label)
+		}
+		u.changed(item, "Label", func(value any) bool { return value == "" })
+		_, prompt := u.unlock(item)
+		go u.call(prompt, promptInterface+".Prompt", "")
+		s := u.signal(func(s *godbus.Signal) bool {
+			if s.Path == item && s.Name == propertiesInterface+".PropertiesChanged" {
+				return s.Body[1].(map[string]godbus.Variant)["Label"].Value() == "item x"
+			}
+			return s.Name == promptInterface+".Completed"
+		})
+		if s.Path != item {
+			t.Fatal("Completed came first")
+		}
+		u.completed(prompt)
+	}
+}
+
 // TestEveryChangeIsTold: with values, which libsecret keeps.
 func TestEveryChangeIsTold(t *testing.T) {
 	v := serveLogin(t)
