@@ -154,8 +154,11 @@ func TestUpstreamIsNotAskedWhileAbsent(t *testing.T) {
 
 // TestUpstreamThatIsOurself does not go round in circles.
 func TestUpstreamThatIsOurself(t *testing.T) {
-	a := start(t, fakes(edKey(1)), func(s *Server) { s.Upstream = "to be set" })
-	a.Upstream = a.socket
+	link := filepath.Join(t.TempDir(), "link")
+	a := start(t, fakes(edKey(1)), func(s *Server) { s.Upstream = link })
+	if err := os.Symlink(a.socket, link); err != nil {
+		t.Fatal(err)
+	}
 	wantComments(t, a.dial(t), "itself", "ed25519 key")
 }
 
