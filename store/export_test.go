@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // Cheap makes passphrases quick for tests that are about something else.
@@ -48,4 +50,69 @@ func RecordBytes(t testing.TB, s *Store, id string, n uint64) (b []byte) {
 		t.Fatalf("item %d: %v", n, err)
 	}
 	return b
+}
+
+// Txid returns the last transaction.
+func Txid(t testing.TB, s *Store) (id uint64) {
+	t.Helper()
+	err := s.view(func(tx *bolt.Tx) error { id = uint64(tx.ID()); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// Uncertain is what happens when the transaction after good failed.
+func Uncertain(s *Store, good uint64, cause error) { s.uncertain(good, cause) }
+
+// Items are the records of a collection, for tests that change them behind the
+// store's back.
+type Items struct{ b *bolt.Bucket }
+
+func (i Items) Get(n uint64) []byte          { return i.b.Get(numberKey(n)) }
+func (i Items) Put(n uint64, b []byte) error { return i.b.Put(numberKey(n), b) }
+func (i Items) Delete(n uint64) error        { return i.b.Delete(numberKey(n)) }
+
+// Tamper changes records and tells nobody.
+func Tamper(s *Store, id string, fn func(Items) error) error {
+	return s.update(func(b *batch) error {
+		at, err := s.collections[id].of(b.tx)
+		if err != nil {
+			return err
+		}
+		b.writes++
+		return fn(Items{at.items})
+	})
+}
+
+// RuinIndex damages the pages of a database that hold a collection's index.
+func RuinIndex(t testing.TB, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	im, err := readImage(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var page []uint64
+	var current uint64
+	w := &walk{image: im,
+		used: func(id, _ uint64) error { current = id; return nil },
+		each: func(path []string, _, _ []byte) error {
+			if len(path) == 2 && path[1] == indexBucket && (len(page) == 0 || page[len(page)-1] != current) {
+				page = append(page, current)
+			}
+			return nil
+		}}
+	if err := w.run(); err != nil || len(page) == 0 {
+		t.Fatal(err)
+	}
+	for _, id := range page {
+		if _, err := f.WriteAt([]byte{0xff}, int64(id)*int64(im.pageSize)+8); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -25,6 +25,9 @@ type image struct {
 	file io.ReaderAt
 	size int64
 	meta
+	// half is that the other head is damaged. The engine would take this one, and
+	// with it be back where it was before the last change, without a word.
+	half bool
 }
 
 type meta struct {
@@ -90,7 +93,7 @@ func metas(file io.ReaderAt) (found map[int64]meta, err error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
-		if m, ok := parseMeta(page[:n]); ok && (offset == 0 || offset == int64(m.pageSize)) {
+		if m, ok := parseMeta(page[:n]); ok && native64(page) == uint64(offset)/uint64(m.pageSize) && offset%int64(m.pageSize) == 0 {
 			found[offset] = m
 		}
 	}
@@ -119,6 +122,7 @@ func readImage(file *os.File) (*image, error) {
 	if im.pageSize == 0 {
 		return nil, fmt.Errorf("%w: it has no valid head", errImage)
 	}
+	im.half = len(found) < 2
 	return im, nil
 }
 
@@ -261,7 +265,7 @@ func (w *walk) leaf(e []byte, id uint64, path []string, key []byte, depth int) e
 			return w.tree(root, inner, nil, nil, depth-1)
 		}
 		// A small bucket is a page within the value.
-		if len(value) < 16+pageHead {
+		if len(value) < 16+pageHead || native64(value[16:]) != 0 || native16(value[24:]) != pageLeaf {
 			return w.passOver(inner, fmt.Errorf("%w: page %d has half a bucket", errImage, id))
 		}
 		return w.passOver(inner, w.inPage(value[16:], id, inner, nil, nil, depth-1))
@@ -331,14 +335,70 @@ func undo(file *os.File, good uint64) error {
 	}
 	for at, m := range found {
 		if m.txid > good {
-			if _, err := file.WriteAt(make([]byte, 8), at+pageHead+56); err != nil {
-				return err
-			}
 			delete(found, at)
 		}
 	}
 	if len(found) == 0 {
 		return fmt.Errorf("%w: no acknowledged state is left in it", errImage)
 	}
+	return evenHeads(file, found)
+}
+
+// evenHeads writes a missing head as an older one of the state that the other
+// has, as the engine does in a copy.
+func evenHeads(file *os.File, found map[int64]meta) error {
+	if len(found) != 1 {
+		return nil
+	}
+	for at, m := range found {
+		page := make([]byte, pageHead+metaSize)
+		if _, err := file.ReadAt(page, at); err != nil {
+			return err
+		}
+		other, number := int64(m.pageSize)-at, uint64(1)
+		if other == 0 {
+			number = 0
+		}
+		binary.NativeEndian.PutUint64(page, number)
+		binary.NativeEndian.PutUint64(page[pageHead+48:], m.txid-1)
+		h := fnv.New64a()
+		_, _ = h.Write(page[pageHead : pageHead+56])
+		binary.NativeEndian.PutUint64(page[pageHead+56:], h.Sum64())
+		if _, err := file.WriteAt(page, other); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// mendHead puts right a head of which one bit is wrong, and reports whether it
+// was that. Otherwise the state of the other is all there is.
+func mendHead(file *os.File) (exact bool, err error) {
+	found, err := metas(file)
+	if err != nil || len(found) != 1 {
+		return len(found) == 2, err
+	}
+	for at, m := range found {
+		other := int64(m.pageSize) - at
+		page := make([]byte, pageHead+metaSize)
+		if _, err := file.ReadAt(page, other); err != nil {
+			return false, err
+		}
+		binary.NativeEndian.PutUint64(page, uint64(other)/uint64(m.pageSize))
+		binary.NativeEndian.PutUint16(page[8:], pageMeta)
+		clear(page[10:pageHead])
+		for bit := -1; bit < metaSize*8; bit++ {
+			if bit >= 0 {
+				page[pageHead+bit/8] ^= 1 << (bit % 8)
+			}
+			if fixed, ok := parseMeta(page); ok && fixed.pageSize == m.pageSize {
+				_, err := file.WriteAt(page, other)
+				return true, err
+			}
+			if bit >= 0 {
+				page[pageHead+bit/8] ^= 1 << (bit % 8)
+			}
+		}
+	}
+	return false, evenHeads(file, found)
 }

@@ -50,8 +50,10 @@ type repair struct {
 	candidates map[uint64][]candidate
 	good       map[uint64]present
 	bad        []uint64
-	want       sum // what the records that are not good add up to
-	need       int // how many they are
+	moved      map[uint64][]byte // what lies where it is not authentic
+	strays     map[string][]byte // what lies where it cannot belong, by key
+	want       sum               // what the records that are not good add up to
+	need       int               // how many they are
 	damage     []Damage
 }
 
@@ -65,6 +67,7 @@ type present struct {
 // scan sorts what there is.
 func (r *repair) scan() error {
 	r.good, r.bad = map[uint64]present{}, nil
+	r.strays, r.moved = map[string][]byte{}, map[uint64][]byte{}
 	r.want, r.need = r.state.records, int(r.state.count)
 	return r.items.ForEach(func(k, v []byte) error {
 		id := number(k)
@@ -78,9 +81,58 @@ func (r *repair) scan() error {
 				return nil
 			}
 		}
-		r.bad = append(r.bad, id)
+		if id == 0 || id >= r.state.next {
+			r.strays[string(k)] = slices.Clone(v)
+		} else {
+			r.bad = append(r.bad, id)
+			r.moved[id] = slices.Clone(v)
+		}
 		return nil
 	})
+}
+
+// maxStray bounds how many numbers are tried for a record whose own is damaged.
+const maxStray = 1 << 17
+
+// rehome looks where records belong that are damaged where they lie: the damage
+// may be in the number that they lie under.
+func (r *repair) rehome() error {
+	here := &raw{from: &dump{time: r.c.s.now()}}
+	try := func(b []byte) bool {
+		rec, err := parseRecord(b)
+		if err != nil {
+			return false
+		}
+		for id := uint64(1); id < min(r.state.next, maxStray); id++ {
+			if _, there := r.good[id]; there {
+				continue
+			}
+			if _, ok := r.inner.authentic(r.c.id, id, rec); ok {
+				r.candidates[id] = slices.Insert(r.candidates[id], 0, candidate{id, b, rec, r.inner.sum.record(id, rec), here})
+				return true
+			}
+		}
+		return false
+	}
+	for key, b := range r.strays {
+		if !try(b) {
+			r.damage = append(r.damage, Damage{Collection: r.c.id, What: fmt.Sprintf("A record of collection %s is damaged beyond telling which it was.", r.c.id)})
+		}
+		if err := r.items.Delete([]byte(key)); err != nil {
+			return err
+		}
+	}
+	for _, id := range slices.Clone(r.bad) {
+		if try(r.moved[id]) {
+			if err := r.items.Delete(numberKey(id)); err != nil {
+				return err
+			}
+			if len(r.candidates[id]) == 0 {
+				r.bad = slices.DeleteFunc(r.bad, func(other uint64) bool { return other == id })
+			}
+		}
+	}
+	return nil
 }
 
 // maxOptions bounds the search for records that add up: all choices of so many.
@@ -162,6 +214,9 @@ func (r *repair) exact() ([]candidate, bool) {
 // run puts right what can be, and makes the state say what there is then.
 func (r *repair) run(salvage *raw) error {
 	if err := r.scan(); err != nil {
+		return err
+	}
+	if err := r.rehome(); err != nil {
 		return err
 	}
 	r.write()

@@ -27,7 +27,7 @@ const (
 	// does not have to wait for readers.
 	mapped = 64 << 20
 	// grown is by how much the file grows at a time; each time costs a sync.
-	grown = 1 << 20
+	grown = 256 << 10
 
 	// lockWait is how long a daemon that is ending is waited for.
 	lockWait = time.Second
@@ -139,6 +139,9 @@ func flock(f *os.File, wait time.Duration) error {
 // openDatabase opens keyrings.db after it was checked, or what is left of it.
 func (s *Store) openDatabase() error {
 	err := s.checkFile(s.path())
+	if errors.Is(err, errHalf) && s.readOnly == nil {
+		err = s.recoverHead()
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = s.noDatabase()
@@ -191,6 +194,8 @@ func (s *Store) checkFile(path string) error {
 	switch {
 	case err != nil:
 		return err
+	case im.half:
+		return errHalf
 	case version > format:
 		return problem(keyring.ErrUnsupported, "it was made by a newer keyringd")
 	case version != format || names == nil:

@@ -48,6 +48,10 @@ func (s *Store) recoverDatabase(cause error) error {
 		}
 	}
 	slices.SortStableFunc(sources[broken:], func(a, b *dump) int { return int(min(b.txid, 1<<40)) - int(min(a.txid, 1<<40)) })
+	if broken > 0 && errors.Is(cause, errHalf) {
+		// Its newest state is lost, and a copy has it: nothing is taken from this.
+		sources, broken = sources[1:], 0
+	}
 	for _, d := range sources {
 		if d.format > format {
 			return problem(keyring.ErrUnsupported, "it was made by a newer keyringd")
@@ -96,6 +100,47 @@ func (s *Store) recoverDatabase(cause error) error {
 		}
 		return putTop(tx, names)
 	})
+}
+
+// errHalf is an image of which one head is damaged.
+var errHalf = fmt.Errorf("%w: one of its heads is", errImage)
+
+// recoverHead puts right the head of a database.
+func (s *Store) recoverHead() error {
+	kept, err := s.keep(s.path())
+	if err != nil {
+		return unwritten("keep the damaged database", err)
+	}
+	from, err := os.Open(kept)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = from.Close() }()
+	temp, exact := s.path()+".new", false
+	err = s.writeFile(temp, func(to *os.File) error {
+		if _, err := io.Copy(to, from); err != nil {
+			return err
+		}
+		exact, err = mendHead(to)
+		return err
+	})
+	if err == nil {
+		err = s.checkFile(temp)
+	}
+	if err != nil {
+		return err
+	}
+	for _, path := range s.copies() {
+		if !exact && s.txid(path) > s.txid(temp) {
+			return fmt.Errorf("%w, and a copy is newer than what is left", errHalf)
+		}
+	}
+	d := Damage{Restored: true, What: "The head of the database was damaged, and is restored."}
+	if !exact {
+		d = Damage{What: "The head of the database was damaged: the last change may be undone."}
+	}
+	s.report(d)
+	return s.place(temp)
 }
 
 // namesOf returns the newest directory that could be read. Where that is not the

@@ -606,6 +606,26 @@ func TestSealer(t *testing.T) {
 	}
 }
 
+// What is sealed to registers is given back as long as they stay as they are.
+func TestSealerPCRs(t *testing.T) {
+	sim := tpmtest.Start(t)
+	s := Sealer{Device: device(t, sim.Address())}
+	plain := secret.Copy(make([]byte, 32))
+	sealed, err := s.SealPCRs(t.Context(), secret.Bytes{}, plain, "sha256:7")
+	must(t, err)
+	got, err := s.Unseal(t.Context(), secret.Bytes{}, sealed)
+	if err != nil || !got.Equal(plain) {
+		t.Errorf("%d bytes, %v", got.Len(), err)
+	}
+	sim.Tool(t, t.TempDir(), "tpm2_pcrextend", "7:sha256="+strings.Repeat("ab", 32))
+	if _, err := s.Unseal(t.Context(), secret.Bytes{}, sealed); !errors.Is(err, keyring.ErrUnavailable) {
+		t.Errorf("with another register: %v", err)
+	}
+	if _, err := s.SealPCRs(t.Context(), secret.Bytes{}, plain, "sha256:99"); !errors.Is(err, keyring.ErrUnsupported) {
+		t.Errorf("a register that there is not: %v", err)
+	}
+}
+
 // Two requests for one file at the same time: one is let through.
 func TestTwoForOneFile(t *testing.T) {
 	w := newWorkshop(t)

@@ -153,6 +153,17 @@ func (s Sealer) Seal(ctx context.Context, auth, plain secret.Bytes) ([]byte, err
 	return file.DER()
 }
 
+// SealPCRs is Seal for as long as some registers have the values that they have
+// now, instead of those of the Template; pcrs is as tpm.ParsePCRs reads it.
+func (s Sealer) SealPCRs(ctx context.Context, auth, plain secret.Bytes, pcrs string) ([]byte, error) {
+	banks, err := tpm.ParsePCRs(pcrs)
+	if err != nil {
+		return nil, problem(keyring.ErrUnsupported, "%w", err)
+	}
+	s.Template.PCRs = banks
+	return s.Seal(ctx, auth, plain)
+}
+
 // Unseal returns what was sealed; see keyring.Sealer.
 func (s Sealer) Unseal(ctx context.Context, auth secret.Bytes, sealed []byte) (secret.Bytes, error) {
 	file, err := keyfile.Parse(sealed)
