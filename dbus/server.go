@@ -36,6 +36,9 @@ type Server struct {
 	// Secrets is what the Secret Service, the portal's back end and Keyrings1
 	// serve. Nil: none of them is there, and their name on the bus is left alone.
 	Secrets *keyring.Secrets
+	// Mover brings secrets in and takes them out, for Keyrings1. Nil: that is not
+	// supported.
+	Mover keyring.Mover
 	// Replace takes the Secret Service's name from another program that allows it.
 	// Otherwise the name is ours once no other has it.
 	Replace bool

@@ -121,6 +121,8 @@ func secretHandlers() map[string]map[string]any {
 			"ListSlots":        (*call).listSlots,
 			"AddSlot":          (*call).addSlot,
 			"AddRecoverySlot":  (*call).addRecoverySlot,
+			"Import":           (*call).importSecrets,
+			"Export":           (*call).exportSecrets,
 			"RemoveSlot":       (*call).removeSlot,
 		},
 	}

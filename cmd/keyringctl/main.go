@@ -54,8 +54,9 @@ type world struct {
 	UID         int
 	In          io.Reader
 	Out, Err    io.Writer
-	Terminal    bool // Out is one
-	ErrTerminal bool // Err is one
+	Root        string // where the system's files are; "": at /. For tests
+	Terminal    bool   // Out is one
+	ErrTerminal bool   // Err is one
 }
 
 // run runs one command line and returns the exit status.
@@ -102,8 +103,8 @@ func command(w world) *cobra.Command {
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	group(root)
-	root.AddCommand(s.statusCommand(), s.keyCommand(), s.keyringCommand(), s.lockCommand(), s.unlockCommand(), s.sealCommand(), s.unsealCommand(),
-		s.approvalsCommand(), s.logCommand(), manCommand())
+	root.AddCommand(s.statusCommand(), s.keyCommand(), s.keyringCommand(), s.importCommand(), s.exportCommand(), s.lockCommand(), s.unlockCommand(), s.sealCommand(), s.unsealCommand(),
+		s.approvalsCommand(), s.logCommand(), s.setupCommand(), s.doctorCommand(), s.envCommand(), manCommand())
 	return root
 }
 

@@ -151,3 +151,62 @@ func (c *Client) AddRecoverySlot(ctx context.Context, keyring string) (id string
 func (c *Client) RemoveSlot(ctx context.Context, keyring, slot string) error {
 	return c.keyrings(ctx, "RemoveSlot", []any{keyring, slot})
 }
+
+// Moved is what became of one keyring on its way in or out.
+type Moved struct {
+	Path  string   `json:"path"`
+	Label string   `json:"label"`
+	ID    string   `json:"id,omitempty"` // of the keyring here
+	Items int      `json:"items"`
+	There int      `json:"there"` // were here already
+	Notes []string `json:"notes,omitempty"`
+	Error string   `json:"error,omitempty"`
+}
+
+// ImportKeyrings reads other programs' keyrings, or archives, at absolute paths.
+// into names one keyring for all of it; "": each has its own.
+func (c *Client) ImportKeyrings(ctx context.Context, paths []string, into string, archive bool) ([]Moved, error) {
+	o := map[string]godbus.Variant{}
+	set(o, "into", into)
+	set(o, "archive", archive)
+	return c.move(ctx, "Import", paths, o)
+}
+
+// An Export says what goes into an archive.
+type Export struct {
+	Path     string   // absolute
+	Keyrings []string // by ID, alias or label; none: all that are on disk
+	Plain    bool     // not encrypted
+	Force    bool     // a file that is there is replaced
+}
+
+// ExportKeyrings writes keyrings into a file.
+func (c *Client) ExportKeyrings(ctx context.Context, e Export) ([]Moved, error) {
+	o := map[string]godbus.Variant{}
+	set(o, "plain", e.Plain)
+	set(o, "force", e.Force)
+	if len(e.Keyrings) > 0 {
+		o["keyrings"] = godbus.MakeVariant(e.Keyrings)
+	}
+	return c.move(ctx, "Export", e.Path, o)
+}
+
+func (c *Client) move(ctx context.Context, member string, args ...any) ([]Moved, error) {
+	var all []map[string]godbus.Variant
+	if err := c.keyrings(ctx, member, args, &all); err != nil {
+		return nil, err
+	}
+	list := make([]Moved, len(all))
+	for i, p := range all {
+		m := &list[i]
+		m.Path, _ = p["Path"].Value().(string)
+		m.Label, _ = p["Label"].Value().(string)
+		m.ID, _ = p["ID"].Value().(string)
+		items, _ := p["Items"].Value().(uint32)
+		there, _ := p["There"].Value().(uint32)
+		m.Items, m.There = int(items), int(there)
+		m.Notes, _ = p["Notes"].Value().([]string)
+		m.Error, _ = p["Error"].Value().(string)
+	}
+	return list, nil
+}
