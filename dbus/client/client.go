@@ -59,6 +59,8 @@ type Client struct {
 
 	mu      sync.Mutex
 	waiting map[uint32]waiter // by serial
+
+	heard listeners
 }
 
 // A waiter is a call that is open.
@@ -122,6 +124,9 @@ func (c *Client) take(f *wire.Frame) (pass bool) {
 	if f.Type == godbus.TypeSignal && f.Member == "Progress" {
 		c.advance(f)
 		return false
+	}
+	if f.Type == godbus.TypeSignal {
+		return !c.heard.take(f)
 	}
 	c.mu.Lock()
 	w := c.waiting[f.ReplySerial]

@@ -65,9 +65,29 @@ const prime = "" +
 	"4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED" +
 	"EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE65381FFFFFFFFFFFFFFFF"
 
-// Agree makes a Channel with whoever has the public key peer, big-endian, and
-// returns the public key to give to it. Errors wrap ErrPeer.
-func Agree(peer []byte) (c *Channel, public []byte, err error) {
+// An Offer is the half of an agreement of whoever speaks first: a key pair for
+// one session.
+type Offer struct {
+	private *big.Int
+	public  []byte
+}
+
+// NewOffer makes a key pair.
+func NewOffer() (*Offer, error) {
+	p, _ := new(big.Int).SetString(prime, 16)
+	x, err := rand.Int(rand.Reader, new(big.Int).Sub(p, big.NewInt(1)))
+	if err != nil {
+		return nil, fmt.Errorf("a key for the session: %w", err)
+	}
+	return &Offer{x, new(big.Int).Exp(big.NewInt(2), x, p).FillBytes(make([]byte, primeSize))}, nil
+}
+
+// Public returns the public key to give to the other end, big-endian.
+func (o *Offer) Public() []byte { return o.public }
+
+// Accept makes a Channel with whoever has the public key peer, big-endian, and
+// was given ours. Errors wrap ErrPeer.
+func (o *Offer) Accept(peer []byte) (*Channel, error) {
 	p, _ := new(big.Int).SetString(prime, 16)
 	last := new(big.Int).Sub(p, big.NewInt(1))
 	y := new(big.Int)
@@ -76,26 +96,34 @@ func Agree(peer []byte) (c *Channel, public []byte, err error) {
 	}
 	// 0, 1 and p-1 would make the shared secret one of two that everybody knows.
 	if y.Cmp(big.NewInt(1)) <= 0 || y.Cmp(last) >= 0 {
-		return nil, nil, ErrPeer
+		return nil, ErrPeer
 	}
-	x, err := rand.Int(rand.Reader, last)
-	if err != nil {
-		return nil, nil, fmt.Errorf("a key for the session: %w", err)
-	}
-	public = new(big.Int).Exp(big.NewInt(2), x, p).FillBytes(make([]byte, primeSize))
 	// One in 256 shared secrets begins with a zero byte, which counts.
-	shared := new(big.Int).Exp(y, x, p).FillBytes(make([]byte, primeSize))
+	shared := new(big.Int).Exp(y, o.private, p).FillBytes(make([]byte, primeSize))
 	defer clear(shared)
 	key, err := hkdf.Key(sha256.New, shared, nil, "", keySize)
 	if err != nil {
-		return nil, nil, fmt.Errorf("a key for the session: %w", err)
+		return nil, fmt.Errorf("a key for the session: %w", err)
 	}
 	defer clear(key)
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("a key for the session: %w", err)
+		return nil, fmt.Errorf("a key for the session: %w", err)
 	}
-	return &Channel{block: block}, public, nil
+	return &Channel{block: block}, nil
+}
+
+// Agree makes a Channel with whoever has the public key peer, big-endian, and
+// returns the public key to give to it. Errors wrap ErrPeer.
+func Agree(peer []byte) (c *Channel, public []byte, err error) {
+	o, err := NewOffer()
+	if err != nil {
+		return nil, nil, err
+	}
+	if c, err = o.Accept(peer); err != nil {
+		return nil, nil, err
+	}
+	return c, o.public, nil
 }
 
 // Seal returns a secret as it travels. Both are the caller's; value holds the
