@@ -69,6 +69,17 @@ func (c *collection) lockedError() error {
 	return problem(keyring.ErrLocked, "collection %s is locked", c.id)
 }
 
+// goneError is for a collection that was deleted, or whose store is closed: what
+// is in that is not gone.
+func (c *collection) goneError() error {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if c.s.closed {
+		return problem(keyring.ErrUnavailable, "the store is closed")
+	}
+	return problem(keyring.ErrNotFound, "there is no collection %s", c.id)
+}
+
 func (c *collection) noItem(id string) error {
 	return problem(keyring.ErrNotFound, "collection %s has no item %s", c.id, id)
 }
@@ -92,7 +103,7 @@ func (c *collection) readable() (*innerKeys, *outerKeys, error) {
 	defer c.mu.RUnlock()
 	switch {
 	case c.gone:
-		return nil, nil, problem(keyring.ErrNotFound, "there is no collection %s", c.id)
+		return nil, nil, c.goneError()
 	case c.suspect != nil:
 		return nil, nil, c.suspect
 	case c.outer == nil:
@@ -185,7 +196,7 @@ func (c *collection) item(id string, fn func(k *innerKeys, n uint64, rec record)
 		inner, gone := c.inner, c.gone
 		c.mu.RUnlock()
 		if gone {
-			return problem(keyring.ErrNotFound, "there is no collection %s", c.id)
+			return c.goneError()
 		}
 		n := itemNumber(id)
 		there := false

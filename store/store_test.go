@@ -307,3 +307,18 @@ func TestLocked(t *testing.T) {
 		t.Error("another secret")
 	}
 }
+
+// Who still asks while the daemon ends is not told that there is nothing.
+func TestClosedIsNotEmpty(t *testing.T) {
+	s := open(t, t.TempDir())
+	c := login(t, s)
+	id := create(t, c, "x", "y", "a", "1")
+	must(t, s.Close())
+	_, err1 := c.Search(map[string]string{"a": "1"})
+	_, err2 := c.Items()
+	_, err3 := c.Item(id)
+	_, _, err4 := c.Create(newItem(t, "x", "y"), true)
+	for i, err := range []error{err1, err2, err3, err4, c.Unlock(t.Context(), passphrase(t, "pass"))} {
+		wantError(t, fmt.Sprint("call ", i), err, keyring.ErrUnavailable)
+	}
+}

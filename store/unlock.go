@@ -18,7 +18,7 @@ func (c *collection) Unlock(ctx context.Context, cr keyring.Credential) error {
 	slots, gone := c.slots, c.gone
 	c.mu.RUnlock()
 	if gone {
-		return problem(keyring.ErrNotFound, "there is no collection %s", c.id)
+		return c.goneError()
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -101,7 +101,7 @@ func (c *collection) admit(ctx context.Context, inner *innerKeys, by *slot) erro
 	c.mu.Unlock()
 	if gone {
 		c.forget()
-		return problem(keyring.ErrNotFound, "there is no collection %s", c.id)
+		return c.goneError()
 	}
 	if old == nil {
 		c.rewrap(ctx, f.outer)
