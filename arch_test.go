@@ -56,7 +56,7 @@ var own = []struct {
 		"it is one way to the keys in other hardware, and the agent knows only that there is one"},
 	{"dbus", []string{"internal/panicsite", "keyring", "dbus/internal/transfer", "dbus/internal/wire", "internal/caller", "internal/secret"},
 		"a front end knows the core only: never another front end, a device, a source of keys or a prompter"},
-	{"dbus/client", []string{"dbus/internal/wire"}, "who calls the daemon needs its language and nothing else of it"},
+	{"dbus/client", []string{"dbus/internal/transfer", "dbus/internal/wire", "internal/secret"}, "who calls the daemon needs its language, and what secrets travel in, and nothing else of it"},
 	{"dbus/internal/transfer", []string{"internal/secret"}, "how secrets are encrypted on their way is known without a bus"},
 	{"dbus/internal/wire", nil, "a codec knows no domain"},
 	{"pkcs11", []string{"internal/panicsite", "keyring", "pkcs11/p11rpc", "internal/atomicfile", "internal/caller", "internal/folder", "internal/listen", "internal/p11uri", "internal/secret"},
@@ -93,7 +93,7 @@ var wiring = []string{"cmd/keyringd"}
 // testSupport are the folders that only tests may import. They may import what
 // they like, as tests may: real peers and real devices are what tests are for.
 var testSupport = []string{
-	"keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/logindtest", "internal/sshdtest", "bench", "e2e", "e2e/window",
+	"keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/logindtest", "internal/secretstest", "internal/sshdtest", "bench", "e2e", "e2e/window",
 }
 
 // homes says which folders may import a library, so that it can be exchanged
@@ -105,7 +105,7 @@ var homes = []struct {
 	because string
 }{
 	{"golang.org/x/sync", []string{"."}, "it is as good as the standard library"},
-	{"golang.org/x/sys/unix", []string{"agent", "cmd", "dbus/loginsession", "internal", "prompt/pinentry", "tpm"},
+	{"golang.org/x/sys/unix", []string{"agent", "cmd", "dbus/loginsession", "internal", "prompt/pinentry", "store", "tpm"},
 		"system calls belong to what meets the system; the core has no need of them"},
 	{"github.com/google/go-tpm", []string{"tpm"}, "only tpm/ speaks to a TPM"},
 	{"golang.org/x/crypto/ssh", []string{"agent", "sshkeys"}, "SSH's formats end at the agent and at OpenSSH's key files"},
