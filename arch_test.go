@@ -134,7 +134,7 @@ var homes = []struct {
 	{"log", nil, "what is logged is logged through the slog.Logger one was given"},
 	{"log/slog", []string{"."}, "it is how things are logged"},
 	{"net/http", nil, "keyringd speaks to no network"},
-	{"os/exec", []string{"agent/sshhelper", "prompt/pinentry", "tpm/swtpm"}, "keyringd starts a prompter, OpenSSH's helpers or a software TPM, and nothing else"},
+	{"os/exec", []string{"agent/sshhelper", "cmd/keyringctl", "prompt/pinentry", "tpm/swtpm"}, "keyringd starts a prompter, OpenSSH's helpers or a software TPM, and nothing else; `keyringctl setup` runs the commands that it shows"},
 	{"plugin", nil, "no code is loaded into the daemon"},
 	{"testing", nil, "it is for tests"},
 	{"unsafe", []string{"internal/secret", "cmd/keyring-ui"}, "one package looks after memory that is not Go's; the window has an X display"},

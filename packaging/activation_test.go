@@ -49,7 +49,8 @@ func TestBusStartsIt(t *testing.T) {
 	bustest.Need(t, "busctl")
 	prefix := install(t)
 	for name, services := range map[string]string{
-		"io.github.keyringd": prefix + "/share/dbus-1/services",
+		"io.github.keyringd":      prefix + "/share/dbus-1/services",
+		"org.freedesktop.secrets": prefix + "/share/keyringd/dbus-1/services",
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, env := home(t)

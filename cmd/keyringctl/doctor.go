@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyringd/keyringd/dbus/client"
+)
+
+// A finding is one thing that doctor has to say.
+type finding struct {
+	ID    string `json:"id"` // the same for the same fault, for scripts
+	Wrong bool   `json:"wrong"`
+	Title string `json:"title"`
+	// Mend is a command that mends it; empty: there is none, or nothing is wrong.
+	Mend string `json:"mend,omitempty"`
+}
+
+// errFindings is the end of a doctor who has found something: all has been said.
+var errFindings = errors.New("not all is well")
+
+func (s *session) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "find what keeps keyringd from working, and say what mends it",
+		Long: "Looks at the TPM, the daemon, its settings, sockets and folders, at ssh, the Secret\n" +
+			"Service, PKCS #11, the login, the portal and the window that asks. Each thing that is\n" +
+			"wrong comes with a command that mends it. It changes nothing itself.\n\n" +
+			"Exit status: 0 when nothing is wrong, 1 otherwise.",
+		Args: usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			d := &doctor{machine: machine{s}}
+			d.examine(c.Context())
+			if err := d.print(); err != nil {
+				return err
+			}
+			for _, f := range d.findings {
+				if f.Wrong {
+					return errFindings
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// A doctor is one examination.
+type doctor struct {
+	machine
+	findings []finding
+	status   map[string]any // what the daemon says; nil: it does not run
+}
+
+func (d *doctor) wrong(id, mend, title string, args ...any) {
+	d.findings = append(d.findings, finding{ID: id, Wrong: true, Title: fmt.Sprintf(title, args...), Mend: mend})
+}
+
+// note is something to know that is not wrong, or that is on its way.
+func (d *doctor) note(id, mend, title string, args ...any) {
+	d.findings = append(d.findings, finding{ID: id, Title: fmt.Sprintf(title, args...), Mend: mend})
+}
+
+func (d *doctor) print() error {
+	if d.json {
+		if d.findings == nil {
+			d.findings = []finding{}
+		}
+		return d.printJSON(d.findings)
+	}
+	for _, f := range d.findings {
+		mark := "note: "
+		if f.Wrong {
+			mark = "wrong: "
+		}
+		text := mark + printable(f.Title) + "\n"
+		if f.Mend != "" {
+			text += "       " + printable(f.Mend) + "\n"
+		}
+		if _, err := fmt.Fprint(d.Out, text); err != nil {
+			return err
+		}
+	}
+	if len(d.findings) == 0 {
+		_, err := fmt.Fprintln(d.Out, "all is well")
+		return err
+	}
+	return nil
+}
+
+// examine looks at everything, from the ground up.
+func (d *doctor) examine(ctx context.Context) {
+	d.runtimeDir()
+	d.configuration(ctx)
+	d.units()
+	d.daemon(ctx)
+	d.tpm()
+	d.folders()
+	d.sockets()
+	d.ssh()
+	d.secrets(ctx)
+	d.login()
+	d.portal()
+	d.prompter()
+	d.pkcs11()
+}
+
+// daemon asks the daemon how it is.
+func (d *doctor) daemon(ctx context.Context) {
+	err := d.withDaemon(ctx, func(c *client.Client) (err error) {
+		d.status, err = c.Status(ctx)
+		return err
+	})
+	switch {
+	case errors.Is(err, client.ErrNoBus):
+		d.wrong("no-bus", "", "there is no session bus: %v", err)
+		return
+	case errors.Is(err, client.ErrNoDaemon):
+		d.wrong("not-running", d.startCommand(), "keyringd does not run, and nothing starts it")
+		return
+	case err != nil:
+		d.wrong("no-answer", d.restartCommand(), "keyringd does not answer: %v", err)
+		return
+	}
+	if v, _ := d.status["Version"].(string); v != version {
+		d.wrong("old-daemon", d.restartCommand(), "the keyringd that runs is of version %s, and keyringctl of %s", v, version)
+	}
+	if left, _ := d.status["TPMTriesLeft"].(string); strings.HasPrefix(left, "none") {
+		d.wrong("lockout", "sudo tpm2_dictionarylockout --clear-lockout", "the TPM takes no PIN for now, as there were too many wrong ones: %s", left)
+	}
+	if problem, _ := d.status["TPMProblem"].(string); problem != "" {
+		d.wrong("tpm-problem", "", "the TPM: %s", problem)
+	}
+	files, _ := d.status[leftOut].([]string)
+	for _, f := range files {
+		path, reason, _ := strings.Cut(f, ": ")
+		mend := ""
+		if _, command, ok := strings.Cut(reason, "; chmod "); ok {
+			mend = "chmod " + command
+		}
+		d.wrong("key-file", mend, "a key file is left out: %s: %s", path, reason)
+	}
+}
+
+func (d *doctor) startCommand() string {
+	if d.systemd() {
+		return "systemctl --user start keyringd.service"
+	}
+	return "keyringd &"
+}
+
+func (d *doctor) restartCommand() string {
+	if d.systemd() {
+		return "systemctl --user restart keyringd.service"
+	}
+	return "pkill -x keyringd; keyringd &"
+}
