@@ -7,7 +7,8 @@
 #
 # On Debian and Ubuntu it installs packages, with sudo where it is not root. It
 # prints and does nothing where nothing is missing. On other systems it names
-# the packages and leaves the rest to you. It downloads nothing else.
+# the packages and leaves the rest to you. Beside packages, "everything" has the
+# Go modules of tools/clients, whose own tests are run, and nothing else.
 set -euo pipefail
 
 # Debian and Ubuntu package names.
@@ -67,13 +68,21 @@ hold_services() {
 	as_root chmod 0755 "$policy"
 }
 
+# Tests fetch nothing, so that they need no network.
+fetch_clients() {
+	(cd "$(dirname "$0")/../tools/clients" &&
+		go list -deps -test $(awk '$1 == "_" { gsub(/"/, "", $2); print $2 }' clients.go) >/dev/null) ||
+		echo "deps: the modules of tools/clients cannot be fetched; the test that needs them is skipped" >&2
+}
+
 apt() {
 	as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
 		apt-get -q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null
 }
 
 wanted=("${build[@]}")
-case ${1:-all} in
+what=${1:-all}
+case $what in
 all) wanted+=("${window[@]}" "${demo[@]}" "${tests[@]}") ;;
 demo) wanted+=("${demo[@]}") ;;
 build) wanted+=("${window[@]}") ;;
@@ -96,6 +105,7 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
 		EOF
 		mkdir -p "$(dirname "$mark")" && : >"$mark"
 	fi
+	[ "$what" != all ] || fetch_clients
 	exit 0
 fi
 
@@ -116,3 +126,4 @@ if [ ${#missing[@]} -gt 0 ]; then
 	fi
 fi
 need_go
+[ "$what" != all ] || fetch_clients
