@@ -46,7 +46,16 @@ type Keys struct {
 type snapshot struct {
 	generation uint64
 	list       []KeyInfo
-	byID       map[KeyID]holding
+	all        []holding     // one for each key, in no order
+	byID       map[KeyID]int // in all
+}
+
+func (s *snapshot) find(id KeyID) (holding, bool) {
+	i, ok := s.byID[id]
+	if !ok {
+		return holding{}, false
+	}
+	return s.all[i], true
 }
 
 // A holding is a key with what it said of itself when its source gave it.
@@ -62,7 +71,7 @@ func NewKeys(g *Gate) *Keys {
 		sources:  map[string][]holding{},
 		watchers: map[chan struct{}]struct{}{},
 	}
-	k.now.Store(&snapshot{byID: map[KeyID]holding{}})
+	k.now.Store(&snapshot{})
 	return k
 }
 
@@ -83,9 +92,9 @@ func (k *Keys) Replace(source string, keys []Key) {
 	before, after := k.replace(source, holdings)
 	// The new snapshot is in place before anything is forgotten, so that no use
 	// which begins in between remembers a value for the old key.
-	for id, old := range before.byID {
-		if !sameKey(old.key, after.byID[id].key) {
-			k.gate.Forget(id.String())
+	for _, old := range before.all {
+		if now, _ := after.find(old.info.ID); !sameKey(old.key, now.key) {
+			k.gate.Forget(old.info.ID.String())
 		}
 	}
 }
@@ -120,6 +129,9 @@ func (k *Keys) replace(source string, holdings []holding) (before, after *snapsh
 // numberLocked gives holdings with files their revisions: the one that the same
 // object had before, or a new one.
 func (k *Keys) numberLocked(before, now []holding) {
+	if !slices.ContainsFunc(now, func(h holding) bool { return len(h.info.Paths) > 0 }) {
+		return
+	}
 	had := make(map[KeyID][]holding, len(before))
 	for _, h := range before {
 		had[h.info.ID] = append(had[h.info.ID], h)
@@ -161,26 +173,29 @@ func (k *Keys) publishLocked() (before, after *snapshot) {
 
 // mergeLocked makes one identity of all holdings of a KeyID, and puts them in order.
 func (k *Keys) mergeLocked() *snapshot {
-	s := &snapshot{byID: map[KeyID]holding{}}
-	var order []KeyID
+	n := 0
+	for _, holdings := range k.sources {
+		n += len(holdings)
+	}
+	s := &snapshot{all: make([]holding, 0, n), byID: make(map[KeyID]int, n)}
 	for _, name := range slices.Sorted(maps.Keys(k.sources)) {
 		for _, h := range k.sources[name] {
 			h.info.Paths = slices.Clone(h.info.Paths)
-			if other, ok := s.byID[h.info.ID]; ok {
-				h = unite(other, h)
-			} else {
-				order = append(order, h.info.ID)
+			if i, ok := s.byID[h.info.ID]; ok {
+				s.all[i] = unite(s.all[i], h)
+				continue
 			}
-			s.byID[h.info.ID] = h
+			s.byID[h.info.ID] = len(s.all)
+			s.all = append(s.all, h)
 		}
 	}
-	s.list = make([]KeyInfo, len(order))
-	for i, id := range order {
-		h := s.byID[id]
-		slices.Sort(h.info.Paths)
-		h.info.Paths = slices.Compact(h.info.Paths)
-		h.info.Confirm = h.info.Confirm || k.Demand != nil && k.Demand(h.info)
-		s.byID[id], s.list[i] = h, h.info
+	s.list = make([]KeyInfo, len(s.all))
+	for i := range s.all {
+		info := &s.all[i].info
+		slices.Sort(info.Paths)
+		info.Paths = slices.Compact(info.Paths)
+		info.Confirm = info.Confirm || k.Demand != nil && k.Demand(*info)
+		s.list[i] = *info
 	}
 	slices.SortStableFunc(s.list, func(a, b KeyInfo) int {
 		return cmp.Or(
@@ -256,7 +271,7 @@ func (k *Keys) Find(id KeyID) (KeyInfo, error) {
 }
 
 func (k *Keys) find(id KeyID) (holding, error) {
-	h, ok := k.now.Load().byID[id]
+	h, ok := k.now.Load().find(id)
 	if !ok {
 		return holding{}, fmt.Errorf("key %.12s: %w", id, ErrNotFound)
 	}
