@@ -315,3 +315,25 @@ func TestNoSecretsNoService(t *testing.T) {
 		}
 	}
 }
+
+// TestSandboxesLookAfterNoKeyrings: nor do they say for which application a key
+// is.
+func TestSandboxesLookAfterNoKeyrings(t *testing.T) {
+	v := serveLogin(t)
+	c := &call{bus: &bus{server: v.server}, ctx: t.Context(), sender: &sender{app: "org.example.App"}}
+	_, create := c.createKeyring("x")
+	_, add := c.addSlot("login", "passphrase", nil)
+	_, recovery := c.addRecoverySlot("login", 0)
+	_, _, portal := c.retrieveSecret(requestPath, "org.example.Other", 0, nil)
+	for name, err := range map[string]error{
+		"create": create, "add": add, "recovery": recovery, "portal": portal,
+		"unlock": c.unlockKeyring("login"), "passphrase": c.changePassphrase("login"), "remove": c.removeSlot("login", "1"),
+	} {
+		if got, _ := outcome(err); got != standard+"AccessDenied" || !strings.Contains(err.Error(), "org.example.App") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := c.listKeyrings(); err != nil {
+		t.Error(err)
+	}
+}
