@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 
@@ -131,8 +130,7 @@ func (d *daemon) run(ctx context.Context) error {
 	fronts.Go(func() error { events.watch(ctx); return nil })
 	fronts.Go(func() error { events.signals(ctx, keys); return nil })
 
-	// What starting needed is given back, so that an idle daemon is small.
-	debug.FreeOSMemory()
+	giveBack()
 	d.ready(sockets.ssh.Addr().String(), len(keys.List()))
 	<-ctx.Done()
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
