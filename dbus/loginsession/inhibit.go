@@ -88,7 +88,7 @@ func (c *catcher) only() (*os.File, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.files) != 1 {
-		return nil, fmt.Errorf("Inhibit: %d file descriptors came with the answer", len(c.files))
+		return nil, fmt.Errorf("inhibitor: %d file descriptors came with the answer", len(c.files))
 	}
 	f := os.NewFile(uintptr(c.files[0]), "inhibitor")
 	c.files = nil
