@@ -180,11 +180,13 @@ func (s *session) caller() keyring.Caller {
 // that is possible again.
 //
 // It looks at the connection's state and not at its bytes, so that requests
-// sent ahead stay where they are, in the kernel's small buffer.
+// sent ahead stay where they are, in the kernel's small buffer. It begins after
+// watchAfter: most signatures are made before, and a goroutine for each would
+// cost as much as the signature.
 func (s *session) watch() (stop func()) {
 	done := make(chan struct{})
 	stopped := make(chan struct{})
-	go func() {
+	begin := time.AfterFunc(watchAfter, func() {
 		defer close(done)
 		var state hangUp
 		// Read returns to us each time something happens to the socket.
@@ -205,8 +207,11 @@ func (s *session) watch() (stop func()) {
 			}
 		}
 		s.cancel()
-	}()
+	})
 	return func() {
+		if begin.Stop() {
+			return
+		}
 		close(stopped)
 		// Errors mean that the connection is closed: the next read says so too.
 		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
@@ -214,6 +219,10 @@ func (s *session) watch() (stop func()) {
 		_ = s.conn.SetReadDeadline(time.Time{})
 	}
 }
+
+// watchAfter is how long a request may go on before anybody looks whether its
+// client is still there.
+const watchAfter = 5 * time.Millisecond
 
 type hangUp int
 
