@@ -118,9 +118,13 @@ type approval struct {
 func (c *call) approvals() ([]approval, error) {
 	list := []approval{}
 	for _, a := range c.bus.server.gate.Approvals() {
+		until := int64(0) // until locked
+		if !a.Until.IsZero() {
+			until = a.Until.Unix()
+		}
 		list = append(list, approval{
 			ID: a.ID, Key: a.Key, Label: a.Subject, Program: a.Program, Scope: a.Scope,
-			Given: a.Given.Unix(), Until: a.Until.Unix(),
+			Given: a.Given.Unix(), Until: until,
 		})
 	}
 	return list, nil

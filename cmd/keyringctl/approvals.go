@@ -32,12 +32,20 @@ func (s *session) approvalsListCommand() *cobra.Command {
 				}
 				t := &table{head: []string{"ID", "KEY", "PROGRAM", "FOR", "UNTIL"}}
 				for _, a := range list {
-					t.add(strconv.FormatUint(a.ID, 10), a.Label, a.Program, a.Scope, a.Until.Format(time.TimeOnly))
+					t.add(strconv.FormatUint(a.ID, 10), a.Label, a.Program, a.Scope, until(a.Until))
 				}
 				return s.printTable(t)
 			})
 		},
 	}
+}
+
+// until says when an approval ends; never by itself where there is no time.
+func until(t time.Time) string {
+	if t.IsZero() {
+		return "locked"
+	}
+	return t.Format(time.TimeOnly)
 }
 
 func (s *session) approvalsRevokeCommand() *cobra.Command {

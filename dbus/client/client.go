@@ -254,7 +254,8 @@ type Key struct {
 	Confirm              bool     `json:"confirm"`
 	PublicKey            []byte   `json:"public_key"` // SSH wire format
 	SubjectPublicKeyInfo []byte   `json:"subject_public_key_info"`
-	Certificates         [][]byte `json:"certificates"`
+	Certificates         [][]byte `json:"certificates"` // X.509 in DER, OpenSSH's in wire format
+	URI                  string   `json:"uri"`          // RFC 7512, for PKCS #11 programs
 }
 
 // Keys returns all keys in the daemon's own order: TPM keys first, then by
@@ -283,6 +284,7 @@ func (c *Client) Keys(ctx context.Context) ([]Key, error) {
 		k.PublicKey, _ = p["PublicKey"].Value().([]byte)
 		k.SubjectPublicKeyInfo, _ = p["SubjectPublicKeyInfo"].Value().([]byte)
 		k.Certificates, _ = p["Certificates"].Value().([][]byte)
+		k.URI, _ = p["URI"].Value().(string)
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b Key) int {
@@ -370,7 +372,7 @@ type Approval struct {
 	Program string    `json:"program"`
 	Scope   string    `json:"scope"`
 	Given   time.Time `json:"given"`
-	Until   time.Time `json:"until"`
+	Until   time.Time `json:"until"` // zero: until locked
 }
 
 // Approvals returns the permissions that stand, the oldest first.
@@ -385,7 +387,10 @@ func (c *Client) Approvals(ctx context.Context) ([]Approval, error) {
 	}
 	list := make([]Approval, len(wired))
 	for i, a := range wired {
-		list[i] = Approval{a.ID, a.Key, a.Label, a.Program, a.Scope, time.Unix(a.Given, 0), time.Unix(a.Until, 0)}
+		list[i] = Approval{a.ID, a.Key, a.Label, a.Program, a.Scope, time.Unix(a.Given, 0), time.Time{}}
+		if a.Until != 0 {
+			list[i].Until = time.Unix(a.Until, 0)
+		}
 	}
 	return list, nil
 }
