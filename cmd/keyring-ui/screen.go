@@ -196,6 +196,7 @@ func (s *screen) open(q ask.Question, o promptui.Options) error {
 	s.win.SetContent(v.Content())
 	s.win.Resize(v.Content().MinSize())
 	s.win.CenterOnScreen()
+	heed() // a hidden window appears where it last heard itself to be
 	s.win.Show()
 	var handle uintptr
 	s.native(func(window uintptr, _ bool) { handle = window })

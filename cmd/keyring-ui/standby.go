@@ -32,6 +32,12 @@ func (s *screen) standby() {
 		return
 	}
 	fyne.Do(func() {
+		select {
+		case <-s.asked:
+			// It may be on screen already, in the window that this is about.
+			return
+		default:
+		}
 		s.rehearse()
 		<-s.asked
 	})

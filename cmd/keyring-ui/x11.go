@@ -168,6 +168,14 @@ func park(window uintptr, on bool) {
 	C.park(d, C.ulong(window), flag)
 }
 
+// heed takes notice of what has become of the window so far.
+func heed() {
+	if d := display(); d != nil {
+		C.XSync((*C.Display)(d), C.False)
+		glfw.PollEvents()
+	}
+}
+
 // capsLock reports whether Caps Lock is on, as far as can be known.
 func capsLock() bool {
 	if d := display(); d != nil {
