@@ -173,12 +173,14 @@ func (s *screen) ask(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// window waits until keyring-ui's window is on screen and has the keyboard.
+// window waits until keyring-ui's window is on screen and has the keyboard. What
+// the window manager says of it alone may be of another with the same number,
+// which is gone.
 func (s *screen) window() {
 	s.t.Helper()
 	await(s.t, "the window", func() bool {
 		id := s.visible()
-		return id != "" && id == s.ask("getactivewindow")
+		return id != "" && id == s.ask("getactivewindow") && id == s.ask("getwindowfocus", "-f")
 	})
 }
 

@@ -11,9 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/keyringd/keyringd/internal/daemontest"
-	"github.com/keyringd/keyringd/tpm/tpmtest"
 )
 
 const (
@@ -403,56 +400,6 @@ func TestGPG(t *testing.T) {
 	s.keys("Escape")
 	if out, err := done(); err == nil || !strings.Contains(out, "cancelled") {
 		t.Errorf("%v\n%s", err, out)
-	}
-}
-
-// keyringd signs with a PIN key of a TPM, and the PIN is typed into the window.
-func TestDaemon(t *testing.T) {
-	s := newScreen(t)
-	t.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
-	for _, kv := range s.env[len(os.Environ()):] {
-		name, value, _ := strings.Cut(kv, "=")
-		t.Setenv(name, value)
-	}
-	t.Setenv("DISPLAY", s.display)
-	t.Setenv("LC_ALL", "C.UTF-8")
-	tpm := tpmtest.Start(t)
-	d := daemontest.New(t)
-	d.Key("one", tpm.OpenSSLKey(t, "EC:P-256", "4711", 0))
-	d.Start(tpm.Address().String(), "--prompter", "ui")
-	agent := d.Client()
-	keys, err := agent.List()
-	if err != nil || len(keys) != 1 {
-		t.Fatalf("%d keys, %v", len(keys), err)
-	}
-	sign := func() <-chan error {
-		done := make(chan error, 1)
-		go func() {
-			sig, err := d.Client().Sign(keys[0], []byte("data"))
-			if err == nil {
-				err = keys[0].Verify([]byte("data"), sig)
-			}
-			done <- err
-		}()
-		return done
-	}
-	done := sign()
-	s.window()
-	s.keys("Escape")
-	if err := <-done; err == nil {
-		t.Error("signed without a PIN")
-	}
-	s.gone()
-	done = sign()
-	s.window()
-	s.types("4711")
-	s.keys("Return")
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	s.gone()
-	if err := <-sign(); err != nil { // remembered
-		t.Error(err)
 	}
 }
 

@@ -80,6 +80,17 @@ LogLevel VERBOSE
 	return s
 }
 
+// HostKey returns the server's public key, as a line of known_hosts has it after
+// the name.
+func (s *SSHD) HostKey() string {
+	s.tb.Helper()
+	line, err := os.ReadFile(filepath.Join(s.dir, "host.pub"))
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	return string(line)
+}
+
 // Login logs in with the one key whose public half is in the file publicKey,
 // through the agent at socket, and returns what `echo` printed there.
 func (s *SSHD) Login(ctx context.Context, socket, publicKey string) (string, error) {

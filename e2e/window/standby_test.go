@@ -1,0 +1,166 @@
+package window
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/keyringd/keyringd/internal/daemontest"
+)
+
+// rested waits until a standby has made its window and shows nothing.
+func (s *screen) rested() {
+	s.t.Helper()
+	await(s.t, "the window that waits", func() bool {
+		return s.ask("search", "--class", "^keyringd$") != "" && s.visible() == ""
+	})
+}
+
+// What waits shows nothing. When it is asked it is a window like any other: in
+// the middle of the screen, with the keyboard, and with its guard.
+func TestStandby(t *testing.T) {
+	s := newScreen(t)
+	a := start(t, s.env, "--standby")
+	s.rested()
+	a.tell("OPTION grab", "OPTION keyringd-kind=passphrase", "OPTION keyringd-pin=1", "OPTION keyringd-subject=work laptop", "SETDESC x")
+	a.send("GETPIN")
+	s.window()
+	x, y, w, h := s.place()
+	if left, top := x, y; left < 300 || left+w > 980 || top < 60 || top+h > 740 {
+		t.Errorf("at %d, %d, %d by %d: not in the middle of 1280 by 800", x, y, w, h)
+	}
+	s.types("47 é1")
+	s.keys("Return")
+	a.want("D 47 é1|OK")
+	s.gone()
+
+	a = start(t, s.env, "--standby")
+	s.rested()
+	a.tell("OPTION keyringd-kind=confirm", "OPTION keyringd-subject=work laptop")
+	a.send("CONFIRM")
+	s.keys("Return", "space", "Tab", "Return") // too early, wherever they go
+	s.window()
+	armed()
+	s.keys("Escape")
+	a.want(cancelled)
+
+	// It ends like any other, too: asked or not.
+	a = start(t, s.env, "--standby")
+	a.send("BYE")
+	a.want("OK closing connection")
+	if err := a.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	a = start(t, s.env, "--standby")
+	s.rested()
+	if err := a.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := a.cmd.Wait(); err == nil {
+		t.Error("it ended as if it had been answered")
+	}
+}
+
+// Where there is no display a standby says so when it is asked.
+func TestStandbyWithoutDisplay(t *testing.T) {
+	require(t)
+	a := start(t, append(os.Environ(), "DISPLAY=", "WAYLAND_DISPLAY="), "--standby")
+	a.send("GETPIN")
+	if got := a.reply(); !strings.HasPrefix(got, "ERR 83886081 cannot open a window: ") {
+		t.Errorf("%q", got)
+	}
+}
+
+// place is where the window is, and how large.
+func (s *screen) place() (x, y, w, h int) {
+	s.t.Helper()
+	for line := range strings.Lines(s.ask("getwindowgeometry", "--shell", s.visible())) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		n, _ := strconv.Atoi(value)
+		switch name {
+		case "X":
+			x = n
+		case "Y":
+			y = n
+		case "WIDTH":
+			w = n
+		case "HEIGHT":
+			h = n
+		}
+	}
+	return x, y, w, h
+}
+
+// waiting returns the keyring-ui that the daemon keeps ready, 0 if there is none.
+func waiting(d *daemontest.Session) int {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range all {
+		line, _ := os.ReadFile(path)
+		stat, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "stat"))
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[0] != "Z" && fields[1] == strconv.Itoa(d.PID()) &&
+			strings.Contains(string(line), "--standby") {
+			n, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			return n
+		}
+	}
+	return 0
+}
+
+// The daemon keeps a window ready between questions, and needs it for none.
+func TestDaemonKeepsOneReady(t *testing.T) {
+	s := newScreen(t)
+	d, sign := s.daemon("--remember", "0")
+	answer := func() {
+		t.Helper()
+		done := sign()
+		s.window()
+		s.types("4711")
+		s.keys("Return")
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		s.gone()
+	}
+	if n := waiting(d); n != 0 {
+		t.Errorf("process %d waits although nothing was ever asked", n)
+	}
+	answer()
+	ready := func() (n int) {
+		t.Helper()
+		await(t, "one that waits", func() bool { n = waiting(d); return n != 0 })
+		return n
+	}
+	first := ready()
+	s.rested()
+	done := sign()
+	s.window()
+	if owner := s.ask("getwindowpid", s.visible()); owner != fmt.Sprint(first) {
+		t.Errorf("process %s shows the question, and %d waits", owner, first)
+	}
+	s.types("4711")
+	s.keys("Return")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	second := ready()
+	if second == first {
+		t.Error("the process that has held a PIN waits for the next")
+	}
+	for _, harm := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+		s.rested()
+		if err := syscall.Kill(ready(), harm); err != nil {
+			t.Error(err)
+		}
+		answer()
+	}
+	last := ready()
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+	await(t, "its end with the daemon's", func() bool { return syscall.Kill(last, 0) != nil })
+}
