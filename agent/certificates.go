@@ -101,6 +101,18 @@ func (c *Certificates) Scanned(files []folder.File, _ func(string, error)) {
 
 func equalCertificates(a, b certificate) bool { return bytes.Equal(a.blob, b.blob) }
 
+// Of returns a key's certificates in SSH's wire form, not to be modified.
+func (c *Certificates) Of(key keyring.KeyID) [][]byte {
+	var blobs [][]byte
+	for _, cert := range c.of(key) {
+		blobs = append(blobs, cert.blob)
+	}
+	return blobs
+}
+
+// Generation grows when certificates change.
+func (c *Certificates) Generation() uint64 { return c.generation() }
+
 // generation changes when certificates do.
 func (c *Certificates) generation() uint64 { return c.now.Load().generation }
 

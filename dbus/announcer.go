@@ -24,16 +24,17 @@ type announcer struct {
 	known  map[string]keyring.CollectionInfo // as the bus was told
 	length map[string]int                    // of the lists, as the bus was told
 	stale  map[string]bool                   // collections with changed items; true: the list, too
+	unread map[string]bool                   // collections whose list could not be had
 }
 
 // announceSecrets tells the bus of every change to the secrets from now on.
 func (b *bus) announceSecrets() {
-	a := &announcer{bus: b, known: map[string]keyring.CollectionInfo{}, length: map[string]int{}, stale: map[string]bool{}}
+	a := &announcer{bus: b, known: map[string]keyring.CollectionInfo{}, length: map[string]int{}, stale: map[string]bool{}, unread: map[string]bool{}}
 	watch := b.server.Secrets.Watch(b.ctx)
 	for _, info := range b.server.Secrets.Collections() {
 		a.known[info.ID] = info
-		refs, _ := b.server.Secrets.Items(info.ID) // one that cannot be read has none to tell of
-		a.length[info.ID] = len(refs)
+		refs, err := b.server.Secrets.Items(info.ID)
+		a.length[info.ID], a.unread[info.ID] = len(refs), err != nil
 	}
 	b.calls.Go(func() { a.run(watch) })
 }
@@ -53,6 +54,7 @@ func (a *announcer) run(watch <-chan keyring.SecretsEvent) {
 					a.tell(e)
 				}
 			}
+			a.lists(false)
 			close(done)
 		case <-due:
 			due = nil
@@ -131,6 +133,7 @@ func (a *announcer) collections() {
 		a.bus.server.shown.forget(id)
 		delete(a.stale, id)
 		delete(a.length, id)
+		delete(a.unread, id)
 		list = true
 	}
 	if list {
@@ -148,6 +151,10 @@ func (a *announcer) changed(before, now keyring.CollectionInfo) {
 	}
 	for _, r := range a.bus.server.shown.of(now.ID) {
 		a.item(r)
+	}
+	if a.unread[now.ID] && !now.Locked {
+		delete(a.unread, now.ID)
+		a.stale[now.ID] = true
 	}
 }
 

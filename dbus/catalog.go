@@ -37,7 +37,7 @@ func keyPath(id keyring.KeyID) godbus.ObjectPath {
 	return keysPath + "/" + godbus.ObjectPath(id.String())
 }
 
-func newEntry(info keyring.KeyInfo) *entry {
+func newEntry(info keyring.KeyInfo, more facts) *entry {
 	blob := sshBlob(info.Public)
 	// A key that x509 cannot encode has no ID, so that none gets here.
 	der, _ := x509.MarshalPKIXPublicKey(info.Public)
@@ -45,7 +45,15 @@ func newEntry(info keyring.KeyInfo) *entry {
 	for i, p := range info.Paths {
 		paths[i] = strings.ToValidUTF8(p, "\uFFFD")
 	}
+	name, certificates := "", [][]byte{}
+	if more.URI != nil {
+		name = more.URI(info)
+	}
+	for _, c := range more.Certificates {
+		certificates = append(certificates, c.Of(info.ID)...)
+	}
 	return &entry{info: info, path: keyPath(info.ID), properties: properties{
+		"URI":                  godbus.MakeVariant(name),
 		"Label":                godbus.MakeVariant(caller.Sanitize(info.Label, maxLabel)),
 		"Algorithm":            godbus.MakeVariant(algorithm(info.Public)),
 		"PublicKey":            godbus.MakeVariant(blob),
@@ -55,26 +63,44 @@ func newEntry(info keyring.KeyInfo) *entry {
 		"Paths":                godbus.MakeVariant(paths),
 		"NeedsAuth":            godbus.MakeVariant(info.NeedsAuth),
 		"Confirm":              godbus.MakeVariant(info.Confirm),
-		"Certificates":         godbus.MakeVariant([][]byte{}),
+		"Certificates":         godbus.MakeVariant(certificates),
 	}}
 }
 
 // objects is what GetManagedObjects returns.
 type objects map[godbus.ObjectPath]map[string]properties
 
+// Certificates are one kind of certificates of keys.
+type Certificates interface {
+	// Of returns a key's certificates in the form they were found in. They are
+	// shared, and not to be modified.
+	Of(key keyring.KeyID) [][]byte
+	// Generation grows whenever Of would return something else.
+	Generation() uint64
+}
+
+// facts are what others than the keys know of keys.
+type facts struct {
+	URI          func(keyring.KeyInfo) string
+	Certificates []Certificates
+}
+
+// A generation tells one state of keys and certificates from the next.
+type generation struct{ keys, certificates uint64 }
+
 // A catalog is all keys at one generation. It never changes.
 type catalog struct {
-	generation uint64
+	generation generation
 	order      []*entry
 	byPath     map[godbus.ObjectPath]*entry
 	managed    encoded[objects]
 }
 
-func newCatalog(generation uint64, infos []keyring.KeyInfo) (*catalog, error) {
+func newCatalog(generation generation, infos []keyring.KeyInfo, more facts) (*catalog, error) {
 	c := &catalog{generation: generation, byPath: make(map[godbus.ObjectPath]*entry, len(infos))}
 	all := make(objects, len(infos))
 	for _, info := range infos {
-		e := newEntry(info)
+		e := newEntry(info, more)
 		c.order = append(c.order, e)
 		c.byPath[e.path] = e
 		all[e.path] = map[string]properties{keyInterface: e.properties}
@@ -89,7 +115,10 @@ func newCatalog(generation uint64, infos []keyring.KeyInfo) (*catalog, error) {
 func (s *Server) catalog() (*catalog, error) {
 	// The generation is read before the keys: should they change between the
 	// two, the catalog is made anew at the next call.
-	generation := s.keys.Generation()
+	generation := generation{keys: s.keys.Generation()}
+	for _, c := range s.Certificates {
+		generation.certificates += c.Generation() // each only grows
+	}
 	if c := s.current.Load(); c != nil && c.generation == generation {
 		return c, nil
 	}
@@ -98,7 +127,7 @@ func (s *Server) catalog() (*catalog, error) {
 	if c := s.current.Load(); c != nil && c.generation == generation {
 		return c, nil
 	}
-	c, err := newCatalog(generation, s.keys.List())
+	c, err := newCatalog(generation, s.keys.List(), facts{s.URI, s.Certificates})
 	if err != nil {
 		return nil, err
 	}

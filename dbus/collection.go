@@ -19,13 +19,19 @@ const (
 	genericSchema   = "org.freedesktop.Secret.Generic"
 )
 
+// collectionProperties are all properties of a collection. While its items cannot
+// be listed they are without the list, which is not the same as an empty one:
+// who does not see that it is locked cannot unlock it, and unlocking may bring
+// the list back.
 func (s *Server) collectionProperties(info keyring.CollectionInfo) (properties, error) {
-	refs, err := s.Secrets.Items(info.ID)
-	if err != nil {
-		return nil, err
-	}
 	p := collectionState(info)
-	p["Items"] = godbus.MakeVariant(itemPaths(refs))
+	refs, err := s.Secrets.Items(info.ID)
+	switch {
+	case errors.Is(err, keyring.ErrNotFound):
+		return nil, err // it was deleted meanwhile
+	case err == nil:
+		p["Items"] = godbus.MakeVariant(itemPaths(refs))
+	}
 	return p, nil
 }
 
@@ -60,9 +66,14 @@ func (c *call) deleteCollection() (prompt godbus.ObjectPath, err error) {
 }
 
 // searchCollection is Collection.SearchItems.
-func (c *call) searchCollection(attributes map[string]string) ([]godbus.ObjectPath, error) {
-	refs, err := c.bus.server.Secrets.SearchIn(c.node.item.Collection, attributes)
-	return itemPaths(refs), err
+func (c *call) searchCollection(attributes map[string]string) (found []godbus.ObjectPath, err error) {
+	s, collection := c.bus.server, c.node.item.Collection
+	err = s.unlocking(c.ctx, collection, func() error {
+		refs, err := s.Secrets.SearchIn(collection, attributes)
+		found = itemPaths(refs)
+		return err
+	})
+	return found, err
 }
 
 // createItem is Collection.CreateItem. Programs that are told that the

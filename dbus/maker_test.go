@@ -476,7 +476,7 @@ func TestSandboxedProgramsReachNoFiles(t *testing.T) {
 	k := newKey(t, "p256", "k", "/a")
 	f := &fakeMaker{}
 	s := &Server{Maker: f, Keeper: f, FileSealer: f}
-	c := &call{bus: &bus{server: s}, sender: &sender{app: "org.example.App"}, ctx: t.Context(), node: node{key: newEntry(k.KeyInfo)}}
+	c := &call{bus: &bus{server: s}, sender: &sender{app: "org.example.App"}, ctx: t.Context(), node: node{key: newEntry(k.KeyInfo, facts{})}}
 	for name, do := range map[string]func() error{
 		"Create":     func() error { _, err := c.createKey("/x", nil); return err },
 		"Import":     func() error { _, err := c.importKey("/x", nil); return err },

@@ -184,6 +184,10 @@ func (c *call) getProperty(in, name string) (godbus.Variant, error) {
 		return godbus.Variant{}, err
 	}
 	v, ok := all[name]
+	if !ok && name == "Items" && in == collectionInterface {
+		refs, err := c.bus.server.Secrets.Items(c.node.item.Collection) // says why it is left out
+		return godbus.MakeVariant(itemPaths(refs)), err
+	}
 	if !ok {
 		return v, fmt.Errorf("%w: %.200s", errUnknownProperty, name)
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/xml"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"reflect"
@@ -80,13 +81,13 @@ func TestEverySignalIsDeclared(t *testing.T) {
 	k := newKey(t, "p256", "k", "/a")
 	h := serve(t)
 	empty, _ := h.server.catalog()
-	with, err := newCatalog(1, []keyring.KeyInfo{k.KeyInfo})
+	with, err := newCatalog(generation{keys: 1}, []keyring.KeyInfo{k.KeyInfo}, facts{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := k.KeyInfo
 	other.Label = "other"
-	renamed, err := newCatalog(2, []keyring.KeyInfo{other})
+	renamed, err := newCatalog(generation{keys: 2}, []keyring.KeyInfo{other}, facts{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,7 @@ func TestKeyProperties(t *testing.T) {
 	want := map[string]any{
 		"Label": "my key", "Algorithm": "ecdsa-p256", "PublicKey": blob, "SubjectPublicKeyInfo": der,
 		"Fingerprint": fingerprint(blob), "Kind": "tpm", "Paths": []string{"/b", "/home/mia/.ssh/id\uFFFD"},
-		"NeedsAuth": false, "Confirm": true, "Certificates": [][]byte{},
+		"NeedsAuth": false, "Confirm": true, "URI": "", "Certificates": [][]byte{},
 	}
 	for name, value := range want {
 		if got := all[name].Value(); !reflect.DeepEqual(got, value) {
@@ -378,5 +379,47 @@ func TestBusctl(t *testing.T) {
 	}
 	if out := run("dbus-send", "--session", "--print-reply", "--dest="+busName, string(rootPath), managerInterface+".GetManagedObjects"); !strings.Contains(out, string(pathOf(k))) {
 		t.Errorf("dbus-send:\n%s", out)
+	}
+}
+
+// certs are certificates of one key.
+type certs struct {
+	key        keyring.KeyID
+	list       [][]byte
+	generation uint64
+}
+
+func (c *certs) Of(key keyring.KeyID) [][]byte {
+	if key != c.key {
+		return nil
+	}
+	return c.list
+}
+
+func (c *certs) Generation() uint64 { return c.generation }
+
+// TestCertificatesAndURI are told of the key that they belong to, as they are
+// now.
+func TestCertificatesAndURI(t *testing.T) {
+	k, other := newKey(t, "p256", "k", "/k"), newKey(t, "p256", "other", "/o")
+	keys := keyring.NewKeys(keyring.NewGate(nil))
+	keys.Replace("test", []keyring.Key{other, k})
+	s := New(keys, keyring.NewGate(nil), slog.New(slog.DiscardHandler))
+	c := &certs{key: k.KeyInfo.ID}
+	s.Certificates = []Certificates{c}
+	s.URI = func(info keyring.KeyInfo) string { return "pkcs11:object=" + info.Label }
+	for i := range 3 {
+		c.list, c.generation = append(c.list, []byte{byte(i)}), c.generation+1
+		now, err := s.catalog()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := now.byPath[keyPath(k.KeyInfo.ID)].properties
+		if got, _ := p["Certificates"].Value().([][]byte); len(got) != i+1 || p["URI"].Value() != "pkcs11:object=k" {
+			t.Errorf("%v", p)
+		}
+		if got, _ := now.byPath[keyPath(other.KeyInfo.ID)].properties["Certificates"].Value().([][]byte); len(got) != 0 {
+			t.Errorf("another key has %v", got)
+		}
 	}
 }

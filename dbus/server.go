@@ -39,6 +39,11 @@ type Server struct {
 	// Mover brings secrets in and takes them out, for Keyrings1. Nil: that is not
 	// supported.
 	Mover keyring.Mover
+	// URI returns the RFC 7512 URI by which PKCS #11 programs name a key. Nil: that
+	// is not told.
+	URI func(keyring.KeyInfo) string
+	// Certificates are what Key1 shows of a key's certificates.
+	Certificates []Certificates
 	// Replace takes the Secret Service's name from another program that allows it.
 	// Otherwise the name is ours once no other has it.
 	Replace bool

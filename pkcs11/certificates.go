@@ -123,6 +123,18 @@ func (s *certSet) same(other *certSet) bool {
 	return true
 }
 
+// Of returns a key's certificates in DER, not to be modified.
+func (c *Certificates) Of(key keyring.KeyID) [][]byte {
+	var all [][]byte
+	for _, cert := range c.of(key) {
+		all = append(all, cert.cert.Raw)
+	}
+	return all
+}
+
+// Generation grows when certificates change.
+func (c *Certificates) Generation() uint64 { return c.generation() }
+
 // generation changes when certificates do.
 func (c *Certificates) generation() uint64 { return c.now.Load().generation }
 

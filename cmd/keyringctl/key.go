@@ -91,6 +91,9 @@ func (s *session) keyShowCommand() *cobra.Command {
 				for _, p := range k.Paths {
 					facts = append(facts, "File", p)
 				}
+				if k.URI != "" {
+					facts = append(facts, "PKCS #11", k.URI)
+				}
 				return s.printFacts(append(facts, "Certificates", fmt.Sprint(len(k.Certificates)))...)
 			})
 		},

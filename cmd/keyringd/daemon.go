@@ -91,6 +91,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { cancel(); <-folders.Done() }()
+	certificates.Rescan = folders.Rescan
 	var maker *tpmkeys.Maker
 	if device != nil {
 		maker = &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log}
@@ -118,7 +119,8 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	if address := d.busAddress(); address != "" {
 		front := dbus.New(keys, gate, d.log)
-		front.Version, front.Replace = version, d.Replace
+		front.Version, front.Replace, front.URI = version, d.Replace, pkcs11.URI
+		front.Certificates = []dbus.Certificates{certificates, agentCertificates}
 		if maker != nil {
 			front.Maker, front.Keeper, front.FileSealer = maker, maker, maker
 		}
