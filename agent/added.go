@@ -284,7 +284,7 @@ func (s *Server) DropAdded() { s.added.dropAdded() }
 
 // changed tells the journal that a client changed what is offered.
 func (s *session) changed(what, key string) {
-	s.server.journal.event(s.ctx, what, s.caller().String(), caller.Sanitize(key, maxComment))
+	s.server.changes.event(s.ctx, what, s.caller().String(), caller.Sanitize(key, maxComment))
 }
 
 // stillOffers reports whether what was offered when a request began still is:

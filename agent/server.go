@@ -51,7 +51,8 @@ type Server struct {
 	// "": there is none.
 	Upstream string
 
-	journal journal
+	journal journal // of requests that failed
+	changes journal // of what was added, removed, locked; no failure crowds these out
 	added   *addedSet
 	lock    *lock
 	absent  absence // of the other agent
@@ -69,6 +70,7 @@ func New(keys *keyring.Keys, log *slog.Logger) *Server {
 	s := &Server{
 		Keys:           keys,
 		journal:        journal{log: log},
+		changes:        journal{log: log},
 		lock:           newLock(),
 		pid:            os.Getpid(),
 		frameTimeout:   frameTimeout,
