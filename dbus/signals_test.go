@@ -227,7 +227,7 @@ func TestLongListsAreToldOnce(t *testing.T) {
 	}
 	lists, created := 0, 0
 	timeout := time.After(20 * time.Second)
-	for last := 0; last != items; {
+	for last := 0; last != items || created < 100; { // the list may be ahead of the signals
 		select {
 		case s := <-u.signals:
 			if strings.HasSuffix(s.Name, ".ItemCreated") {
@@ -243,7 +243,7 @@ func TestLongListsAreToldOnce(t *testing.T) {
 			t.Fatalf("the last of %d lists has %d items", lists, last)
 		}
 	}
-	if lists > 30 || created < 100 {
+	if lists > 30 {
 		t.Errorf("%d lists for %d items", lists, created)
 	}
 	t.Logf("%d lists for %d items", lists, created)

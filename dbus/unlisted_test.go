@@ -1,0 +1,71 @@
+package dbus
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/keyringd/keyringd/internal/secret"
+	"github.com/keyringd/keyringd/keyring"
+	"github.com/keyringd/keyringd/keyring/keyringtest"
+)
+
+// TestUnlistableCanBeUnlocked has a collection whose items cannot be listed while
+// it is locked, as on another machine than the one that it was made on: no answer
+// says that there are none, and it shows all that unlocking it takes.
+func TestUnlistableCanBeUnlocked(t *testing.T) {
+	v := &vault{store: keyringtest.NewStore()}
+	pass := secret.Copy([]byte(goodPass))
+	defer pass.Wipe()
+	l, err := v.store.Create(t.Context(), keyring.LoginCollection, "Login", keyring.Credential{Kind: keyring.SlotPassphrase, Value: pass})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Lock()
+	var blind atomic.Bool
+	blind.Store(true)
+	v.store.Hook = func(_ context.Context, op, collection string) error {
+		switch {
+		case collection != keyring.LoginCollection:
+		case op == "Unlock":
+			blind.Store(false)
+		case (op == "Items" || op == "Search") && blind.Load():
+			return keyring.ErrLocked
+		}
+		return nil
+	}
+	v.house = serveWith(t, func(s *Server) {
+		v.secrets = keyring.NewSecrets(s.gate, v.store)
+		s.Secrets = v.secrets
+	})
+	v.answer(keyringtest.Reply{Passphrase: goodPass})
+	v.awaitOwner(secretsName)
+
+	u := v.user()
+	u.listen()
+	var all map[string]godbus.Variant
+	for _, at := range []path{loginPath, defaultPath} {
+		u.ok(u.call(at, propertiesInterface+".GetAll", collectionInterface), &all)
+		if _, has := all["Items"]; has || all["Locked"].Value() != true || all["Label"].Value() != "Login" {
+			t.Errorf("%s: %v", at, all)
+		}
+		u.fails(u.call(at, propertiesInterface+".Get", collectionInterface, "Items"), isLocked)
+		u.fails(u.call(at, collectionInterface+".SearchItems", map[string]string{"a": "b"}), isLocked)
+		if u.get(at, collectionInterface+".Locked") != true {
+			t.Errorf("%s is not locked", at)
+		}
+	}
+	u.fails(u.call(secretsPath, serviceInterface+".SearchItems", map[string]string{"a": "b"}), isLocked)
+	_, at := u.unlock(loginPath)
+	u.ok(u.call(at, promptInterface+".Prompt", ""))
+	// Who waits for the end knows the list by then.
+	u.changed(loginPath, "Items", func(any) bool { return true })
+	if dismissed, _ := u.completed(at); dismissed {
+		t.Fatal("dismissed")
+	}
+	if found, locked := u.search(map[string]string{"a": "b"}); len(found)+len(locked) != 0 {
+		t.Errorf("found %v %v", found, locked)
+	}
+}
