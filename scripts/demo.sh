@@ -10,10 +10,12 @@ cd "$(dirname "$0")/.."
 umask 077
 
 keyringd=$PWD/bin/keyringd
+keyringctl=$PWD/bin/keyringctl
 scripts=$PWD/scripts
 # Socket paths are short on Linux, so the home lies where its name is short.
 home=$(mktemp -d /tmp/kr.XXXXXX)
-export HOME=$home XDG_CONFIG_HOME=$home/config XDG_STATE_HOME=$home/state
+export HOME=$home XDG_CONFIG_HOME=$home/config XDG_STATE_HOME=$home/state XDG_RUNTIME_DIR=$home/xdg
+mkdir "$XDG_RUNTIME_DIR"
 export GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0 LC_ALL=C.UTF-8
 unset SSH_AUTH_SOCK SSH_ASKPASS DISPLAY WAYLAND_DISPLAY NOTIFY_SOCKET LISTEN_FDS LISTEN_PID "${!GIT_CONFIG_@}"
 export GIT_CONFIG_NOSYSTEM=1
@@ -123,12 +125,12 @@ let_in() {
 	cat "$home/$1.pub" >>"$home/authorized_keys"
 }
 
-# new_daemon NAME TPM FOLDER: starts keyringd, and waits until it serves.
+# new_daemon NAME TPM FOLDER [BUS]: starts keyringd, and waits until it serves.
 new_daemon() {
-	local name=$1 tpm=$2 folder=$3
+	local name=$1 tpm=$2 folder=$3 bus=${4:-none}
 	"$keyringd" --tpm "unix:$home/$tpm" --key-dir "$folder" \
 		--runtime-dir "$home/run.$name" --data-dir "$home/data.$name" \
-		--prompter "pinentry:$home/pinentry" --bus none \
+		--prompter "pinentry:$home/pinentry" --bus "$bus" \
 		>"$home/$name.out" 2>"$home/$name.log" </dev/null &
 	daemon=$!
 	pids+=("$daemon")
@@ -300,6 +302,34 @@ step "What crossed the TPM's bus"
 if grep -qaF "$pin" "$home/keyringd.bus"; then refuse "the PIN is in the recording"; fi
 does "the relay recorded $(wc -c <"$home/keyringd.bus") bytes both ways, for all of the above"
 proves "the PIN is not among them"
+
+step "Passwords: applications keep them here, and the TPM unlocks them"
+kill -TERM "$daemon"
+wait "$daemon" || refuse "keyringd ended with status $?"
+export DBUS_SESSION_BUS_ADDRESS=unix:path=$home/session
+start dbus dbus-daemon --session --nofork --nopidfile --address="$DBUS_SESSION_BUS_ADDRESS"
+until_true "the session bus" test -S "$home/session"
+served() { "$keyringctl" keyring list; }
+new_daemon vault tpm "$home/.ssh" session
+until_true "keyringd on the bus" served
+before=$(asked)
+printf 'correct horse' | secret-tool store --label='Mail' account mia 2>>"$home/secret-tool.log"
+[ "$(secret-tool lookup account mia)" = 'correct horse' ] || refuse "the password is not found"
+[ "$(asked)" -gt "$before" ] || refuse "nobody was asked for a passphrase for the keyring"
+does "secret-tool, as any program on libsecret, stored one; the keyring got a passphrase"
+"$keyringctl" keyring slot add login tpm | quote
+if grep -rqaF 'correct horse' "$home/data.vault"; then refuse "the password is readable on disk"; fi
+kill -TERM "$daemon"
+wait "$daemon" || refuse "keyringd ended with status $?"
+before=$(asked)
+new_daemon vault tpm "$home/.ssh" session
+until_true "keyringd on the bus" served
+[ "$(secret-tool lookup account mia)" = 'correct horse' ] || refuse "the password is not found after a restart"
+[ "$(asked)" = "$before" ] || refuse "somebody was asked"
+does "after a restart, as after a login with a fingerprint, the password is there at once"
+kill -TERM "$daemon"
+wait "$daemon" || refuse "keyringd ended with status $?"
+proves "on disk it is not readable, and with this TPM nothing was asked"
 
 step "A thief with the key files, the PIN and a TPM of his own"
 new_tpm other

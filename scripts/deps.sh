@@ -18,6 +18,7 @@ demo=(
 	procps socat
 	openssl openssh-client openssh-server
 	swtpm swtpm-tools tpm2-tools tpm2-openssl
+	dbus-daemon libsecret-tools
 )
 tests=(
 	python3-paramiko python3-asyncssh
