@@ -4,6 +4,7 @@ package daemontest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,6 +52,10 @@ type Session struct {
 	Keys   string // the folder of key files
 	Socket string // the ssh-agent socket
 	Log    Buffer // what the daemon wrote to standard error
+
+	// For the next Start:
+	SystemBus string   // address of the bus that a logind is on; "": there is none
+	Wrap      []string // a command that ends with running the one behind it, as unshare(1)
 
 	asked string // what the scripted pinentry was told, a file
 	cmd   *exec.Cmd
@@ -129,9 +135,10 @@ func (s *Session) Start(tpm string, flags ...string) {
 	args := append([]string{"--tpm", tpm, "--key-dir", s.Keys, "--runtime-dir", filepath.Dir(s.Socket),
 		"--data-dir", filepath.Join(s.Dir, "data"), "--prompter", "pinentry:" + filepath.Join(s.Dir, "pinentry"),
 		"--bus", "none"}, flags...)
-	s.cmd, s.once, s.end = exec.Command(Binary, args...), sync.Once{}, nil
+	args = append(append(slices.Clone(s.Wrap), Binary), args...)
+	s.cmd, s.once, s.end = exec.Command(args[0], args[1:]...), sync.Once{}, nil
 	s.cmd.Env = append(os.Environ(), "HOME="+s.Dir, "XDG_CONFIG_HOME="+s.Dir, "XDG_STATE_HOME="+s.Dir,
-		"XDG_RUNTIME_DIR="+s.Runtime(), "DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent")
+		"XDG_RUNTIME_DIR="+s.Runtime(), "DBUS_SYSTEM_BUS_ADDRESS="+cmp.Or(s.SystemBus, "unix:path=/nonexistent"))
 	s.cmd.Stderr = &s.Log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
