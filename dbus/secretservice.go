@@ -56,11 +56,18 @@ func (c *call) createCollection(all properties, alias string) (made, prompt godb
 // key, and never read again what it encrypted with the old one.
 func (c *call) searchItems(attributes map[string]string) (unlocked, locked []godbus.ObjectPath, err error) {
 	s := c.bus.server
+	quietly := c.quietly()
 	open, closed, err := s.Secrets.Search(attributes)
+	if errors.Is(err, keyring.ErrLocked) {
+		// One cannot be searched while it is locked.
+		for _, info := range s.Secrets.Collections() {
+			quietly(info.ID)
+		}
+		open, closed, err = s.Secrets.Search(attributes)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	quietly := c.quietly()
 	var still []keyring.ItemRef
 	for _, r := range closed {
 		if quietly(r.Collection) {
