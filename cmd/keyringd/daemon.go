@@ -181,7 +181,9 @@ func (d *daemon) serveBus(ctx context.Context, front *dbus.Server, address strin
 	if err != nil {
 		return // ctx has ended
 	}
-	front.Secrets, front.Mover = secrets, v.mover
+	if d.SecretService {
+		front.Secrets, front.Mover = secrets, v.mover
+	}
 	if err := front.Serve(ctx, address); ctx.Err() == nil {
 		d.log.Error("nothing is served on D-Bus", "err", err)
 	}

@@ -33,6 +33,7 @@ type settings struct {
 	// In config.toml alone.
 	Confirm           confirmRules // the keys whose every use wants permission
 	Notify            bool         // tell the user of each use of a key
+	SecretService     bool         // serve org.freedesktop.secrets, where no other program does
 	PKCS11StrictLogin bool         // PKCS #11 wants C_Login before a key that has a PIN is used
 	LogLevel          slog.Level
 	Lock              lockSettings
@@ -104,6 +105,8 @@ func (e environment) defaults() settings {
 		Bus:            "session",
 		AllowProviders: []string{"/usr/lib*/*", "/usr/local/lib*/*"}, // as ssh-agent(1) has it
 		Remember:       10 * time.Minute,
+		Notify:         true,
+		SecretService:  true,
 		LogLevel:       slog.LevelInfo,
 		Lock:           lockSettings{Screen: lockActions{Forget: true}, Sleep: lockActions{Forget: true}},
 	}

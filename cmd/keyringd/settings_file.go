@@ -37,6 +37,7 @@ type configFile struct {
 	P11KitSocket      *bool     `toml:"p11-kit-socket"`
 	Confirm           *[]string `toml:"confirm"`
 	Notify            *bool     `toml:"notify"`
+	SecretService     *bool     `toml:"secret-service"`
 	PKCS11StrictLogin *bool     `toml:"pkcs11-strict-login"`
 	LogLevel          *string   `toml:"log-level"`
 	Lock              struct {
@@ -241,6 +242,7 @@ func (f *configFile) into(s *settings, home string) {
 	set(&s.Replace, f.Replace)
 	set(&s.P11KitSocket, f.P11KitSocket)
 	set(&s.Notify, f.Notify)
+	set(&s.SecretService, f.SecretService)
 	set(&s.PKCS11StrictLogin, f.PKCS11StrictLogin)
 	setActions(&s.Lock.Screen, f.Lock.Screen)
 	setActions(&s.Lock.Sleep, f.Lock.Sleep)

@@ -49,7 +49,8 @@ remember = "90s"
 replace = true
 p11-kit-socket = true
 confirm = ["work-*", "~/.ssh/id_*", "id:00FF00FF"]
-notify = true
+notify = false
+secret-service = false
 pkcs11-strict-login = true
 log-level = "debug"
 
@@ -70,7 +71,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		TPM: "unix:/run/tpm", KeyDirs: []string{home + "/keys", "/srv/keys"}, RuntimeDir: "/run/user/77/other", DataDir: home + "/data",
 		Prompter: "pinentry:pinentry-qt", Bus: "none", Upstream: home + "/agent", AllowProviders: []string{"/opt/*"},
 		Remember: 90 * time.Second, Replace: true, P11KitSocket: true,
-		Confirm: confirmRules{{pattern: "work-*"}, {pattern: home + "/.ssh/id_*"}, {id: "00ff00ff"}}, Notify: true, PKCS11StrictLogin: true,
+		Confirm: confirmRules{{pattern: "work-*"}, {pattern: home + "/.ssh/id_*"}, {id: "00ff00ff"}}, PKCS11StrictLogin: true,
 		LogLevel: slog.LevelDebug,
 		Lock:     lockSettings{Screen: lockActions{Forget: true, Keyrings: true}, Idle: lockActions{Keyrings: true}},
 	}
@@ -204,7 +205,7 @@ func TestReload(t *testing.T) {
 	if now.TPM != before.TPM || now.Bus != before.Bus || !slices.Equal(now.KeyDirs, before.KeyDirs) {
 		t.Errorf("what wants a restart has changed: %+v", now)
 	}
-	if now.Remember != after.Remember || now.LogLevel != after.LogLevel || now.Lock != after.Lock || !now.Notify || len(now.Confirm) != 3 {
+	if now.Remember != after.Remember || now.LogLevel != after.LogLevel || now.Lock != after.Lock || now.Notify || len(now.Confirm) != 3 {
 		t.Errorf("what could change has not: %+v", now)
 	}
 	if _, waiting := after.live(after); len(waiting) > 0 {
