@@ -128,7 +128,6 @@ var homes = []struct {
 	{"go.etcd.io/bbolt", []string{"store"}, "only the store has a database"},
 	{"golang.org/x/crypto/argon2", []string{"agent", "store"}, "only slots, archives and a locked agent are opened by passphrases of the user's own"},
 	{"golang.org/x/crypto/chacha20poly1305", []string{"store"}, "only what is at rest is encrypted so"},
-	{"github.com/landlock-lsm/go-landlock", []string{"cmd"}, "only a program restricts itself"},
 
 	{"flag", []string{"cmd"}, "only programs have flags"},
 	{"log", nil, "what is logged is logged through the slog.Logger one was given"},
