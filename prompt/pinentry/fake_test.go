@@ -268,7 +268,8 @@ func fake(t *testing.T, kind, mode string) (path string, said func() string) {
 	}
 	dir := t.TempDir()
 	path, log := filepath.Join(dir, "program"), filepath.Join(dir, "log")
-	script := fmt.Sprintf("#!/bin/sh\nexec '%s' fake-%s '%s' '%s' \"$@\"\n", exe, kind, mode, log)
+	// With the race detector a program waits for a second before it ends.
+	script := fmt.Sprintf("#!/bin/sh\nexport GORACE=atexit_sleep_ms=0\nexec '%s' fake-%s '%s' '%s' \"$@\"\n", exe, kind, mode, log)
 	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -147,19 +147,37 @@ func TestStandbyOfAnotherKind(t *testing.T) {
 
 func TestStandbyLeaves(t *testing.T) {
 	p, said := kept(t, "pins:1234")
-	p.standby.lasts = 20 * time.Millisecond
+	p.standby.lasts = time.Millisecond
+	asks(t, p)
+	until(t, "it has come and gone", func() bool {
+		p.standby.mu.Lock()
+		defer p.standby.mu.Unlock()
+		return !p.standby.coming && p.standby.waiting == nil
+	})
+	asks(t, p) // and is not missed
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, n := range pids(said) {
+		if alive(n) {
+			t.Errorf("process %d is left", n)
+		}
+	}
+}
+
+func TestStandbyIsClosed(t *testing.T) {
+	p, said := kept(t, "pins:1234")
 	asks(t, p)
 	n := waiting(t, said, 2)
-	until(t, "it has gone", func() bool { return !alive(n) })
-	asks(t, p)
-	n = waiting(t, said, 3+strings.Count(said(), "waits\n")-1)
-	if err := p.Close(); err != nil || alive(n) {
-		t.Errorf("after Close: alive %v, %v", alive(n), err)
+	for range 2 {
+		if err := p.Close(); err != nil || alive(n) {
+			t.Errorf("after Close: alive %v, %v", alive(n), err)
+		}
 	}
 	asks(t, p)
 	asks(t, p)
-	if got, want := strings.Count(said(), "pid "), len(pids(said)); got != want {
-		t.Errorf("%d processes", got)
+	if n := strings.Count(said(), "waits\n"); n != 1 {
+		t.Errorf("%d were started to wait", n)
 	}
 	for _, n := range pids(said) {
 		if alive(n) {
