@@ -71,7 +71,7 @@ func (d *daemon) run(ctx context.Context) error {
 	defer closeTPM()
 
 	gate := keyring.NewGate(prompter)
-	gate.Remember = d.Remember
+	gate.Remember, gate.ConfirmForwarded = d.Remember, d.ConfirmForwarded
 	gate.Log = d.log
 	notifier := d.notifier(gate)
 	defer gate.Lock()

@@ -37,6 +37,7 @@ type configFile struct {
 	P11KitSocket      *bool     `toml:"p11-kit-socket"`
 	Confirm           *[]string `toml:"confirm"`
 	Notify            *bool     `toml:"notify"`
+	ConfirmForwarded  *bool     `toml:"confirm-forwarded"`
 	SecretService     *bool     `toml:"secret-service"`
 	PKCS11StrictLogin *bool     `toml:"pkcs11-strict-login"`
 	LogLevel          *string   `toml:"log-level"`
@@ -242,6 +243,7 @@ func (f *configFile) into(s *settings, home string) {
 	set(&s.Replace, f.Replace)
 	set(&s.P11KitSocket, f.P11KitSocket)
 	set(&s.Notify, f.Notify)
+	set(&s.ConfirmForwarded, f.ConfirmForwarded)
 	set(&s.SecretService, f.SecretService)
 	set(&s.PKCS11StrictLogin, f.PKCS11StrictLogin)
 	setActions(&s.Lock.Screen, f.Lock.Screen)

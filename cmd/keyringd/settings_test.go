@@ -51,6 +51,7 @@ p11-kit-socket = true
 confirm = ["work-*", "~/.ssh/id_*", "id:00FF00FF"]
 notify = false
 secret-service = false
+confirm-forwarded = true
 pkcs11-strict-login = true
 log-level = "debug"
 
@@ -71,7 +72,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		TPM: "unix:/run/tpm", KeyDirs: []string{home + "/keys", "/srv/keys"}, RuntimeDir: "/run/user/77/other", DataDir: home + "/data",
 		Prompter: "pinentry:pinentry-qt", Bus: "none", Upstream: home + "/agent", AllowProviders: []string{"/opt/*"},
 		Remember: 90 * time.Second, Replace: true, P11KitSocket: true,
-		Confirm: confirmRules{{pattern: "work-*"}, {pattern: home + "/.ssh/id_*"}, {id: "00ff00ff"}}, PKCS11StrictLogin: true,
+		Confirm: confirmRules{{pattern: "work-*"}, {pattern: home + "/.ssh/id_*"}, {id: "00ff00ff"}}, PKCS11StrictLogin: true, ConfirmForwarded: true,
 		LogLevel: slog.LevelDebug,
 		Lock:     lockSettings{Screen: lockActions{Forget: true, Keyrings: true}, Idle: lockActions{Keyrings: true}},
 	}
