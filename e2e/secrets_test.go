@@ -237,4 +237,3 @@ func TestNobodyToAsk(t *testing.T) {
 		t.Errorf("a search in a locked keyring: %v %v %v", unlocked, locked, err)
 	}
 }
-

@@ -113,6 +113,19 @@ func (c *Client) Secret(path godbus.ObjectPath) ([]byte, error) {
 	return s.Value, err
 }
 
+// Secrets returns the secrets of those items that have one to read.
+func (c *Client) Secrets(paths ...godbus.ObjectPath) (map[godbus.ObjectPath][]byte, error) {
+	var all map[godbus.ObjectPath]Secret
+	if err := c.Call(root, service+".GetSecrets", []any{paths, c.session}, &all); err != nil {
+		return nil, err
+	}
+	values := make(map[godbus.ObjectPath][]byte, len(all))
+	for path, s := range all {
+		values[path] = s.Value
+	}
+	return values, nil
+}
+
 // SetSecret changes an item's secret.
 func (c *Client) SetSecret(path godbus.ObjectPath, value []byte) error {
 	return c.Call(path, item+".SetSecret", []any{c.secret(value)})
