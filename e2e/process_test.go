@@ -5,10 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A footprint is what a process holds.
@@ -75,4 +81,59 @@ func occurrences(pid int, text string) (n, size int, err error) {
 		size += len(piece)
 	}
 	return n, size, nil
+}
+
+// peer is the process at the other end of a connection.
+func peer(conn *net.UnixConn) (pid int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	controlErr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(controlErr, err); err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
+}
+
+// limitDescriptors bounds how many descriptors the daemon may have from now on.
+func (d *desk) limitDescriptors(n uint64) {
+	d.t.Helper()
+	if err := unix.Prlimit(d.PID(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: n}, nil); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// floodWith makes connections from eight clients, each of which keeps what it
+// can get, says first, and lets all go at once.
+func floodWith(tb testing.TB, socket string, first []byte) {
+	tb.Helper()
+	var made atomic.Int64
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			var held []net.Conn
+			drop := func() {
+				for _, c := range held {
+					_ = c.Close()
+				}
+				held = nil
+			}
+			defer drop()
+			for made.Load() < flood {
+				c, err := net.Dial("unix", socket)
+				if err != nil || len(held) == 125 {
+					drop() // the backlog is full
+					runtime.Gosched()
+				}
+				if err == nil {
+					made.Add(1)
+					_, _ = c.Write(first)
+					held = append(held, c)
+				}
+			}
+		})
+	}
+	clients.Wait()
 }

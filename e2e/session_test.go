@@ -251,15 +251,14 @@ func (l *login) logsOut() {
 		l.t.Errorf("before the logout:\n%s", out)
 	}
 	l.happens("the screen was locked", func() { l.logind.Ask(true) })
-	l.Write("pinentry", "#!/bin/sh\necho $$ >\"$(dirname \"$0\")/open\"\necho OK\n"+
-		"while read -r line; do case $line in GETPIN*) exec sleep 600 ;; *) echo OK ;; esac; done\n", 0o700)
+	l.Write("pinentry", hanging, 0o700)
 	l.Write("text", "x", 0o600)
 	asker := l.command("ssh-keygen", "-Y", "sign", "-n", "file", "-f", l.public, "text")
 	asker.Env = append(asker.Env, "SSH_AUTH_SOCK="+l.Socket)
 	if err := asker.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	await(l.t, 20*time.Second, "prompt", func() bool { _, err := os.Stat(filepath.Join(l.Dir, "open")); return err == nil })
+	openPrompt(l.t, l.Session)
 
 	l.happens("the user logged out", func() { l.logind.Logout(false) })
 	await(l.t, 20*time.Second, "end of the added key", func() bool { return strings.Count(l.Must("ssh-add", "-L"), "\n") == 1 })
@@ -272,7 +271,7 @@ func (l *login) logsOut() {
 	if err := asker.Wait(); err == nil {
 		l.t.Error("a signature that nobody gave the PIN for")
 	}
-	for _, socket := range []string{l.Socket, filepath.Join(filepath.Dir(l.Socket), "pkcs11"), filepath.Join(l.Runtime(), "keyring", "control")} {
+	for _, socket := range sockets(l.Session) {
 		if _, err := os.Lstat(socket); !errors.Is(err, os.ErrNotExist) {
 			l.t.Errorf("%s is still there: %v", socket, err)
 		}
