@@ -48,6 +48,7 @@ type server struct {
 	handle func(context.Context, *net.UnixConn)
 	log    *slog.Logger
 	refuse refusals // used by the accept loop alone
+	short  refusals // and so is this, of what accept could not do
 	wg     sync.WaitGroup
 
 	mu         sync.Mutex
@@ -77,7 +78,9 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 		case ctx.Err() != nil:
 			return nil
 		case temporary(err):
-			s.log.Warn("cannot accept connections for now", "err", err)
+			if n := s.short.next(); n > 0 {
+				s.log.Warn("cannot accept connections for now", "err", err, "times", n)
+			}
 			select {
 			case <-time.After(pause):
 			case <-ctx.Done():
