@@ -80,7 +80,7 @@ type DecryptRequest struct {
 	Caller     Caller
 	Key        KeyID
 	Reason     string // what for, as the user is told
-	Scope      string // as in SignRequest; "": decrypting
+	Scope      string // as in SignRequest; "": decrypting, or for RawRSA the bare operation
 	Ciphertext []byte
 	Opts       crypto.DecrypterOpts // as Decrypter.Decrypt wants it
 	Purpose
@@ -104,7 +104,11 @@ func (k *Keys) Decrypt(ctx context.Context, r DecryptRequest) (plain secret.Byte
 	if err := k.serves(r.Key, UsageDecrypt, "decrypt"); err != nil {
 		return secret.Bytes{}, err
 	}
-	w := wish{r.Caller, r.Key, r.Reason, scope(r.Scope, "decrypt"), r.Purpose}
+	what := "decrypt"
+	if _, bare := r.Opts.(RawRSA); bare {
+		what = "bare operation" // it signs as well, which permission to decrypt does not cover
+	}
+	w := wish{r.Caller, r.Key, r.Reason, scope(r.Scope, what), r.Purpose}
 	err = k.use(ctx, w, func(key Key, auth secret.Bytes) (err error) {
 		d, ok := key.(Decrypter)
 		if !ok {

@@ -181,6 +181,9 @@ func (k *Keys) mergeLocked() *snapshot {
 	for _, name := range slices.Sorted(maps.Keys(k.sources)) {
 		for _, h := range k.sources[name] {
 			h.info.Paths = slices.Clone(h.info.Paths)
+			// Each is looked at by itself, too: the label that the user has named
+			// may not be the one that is shown.
+			h.info.Confirm = h.info.Confirm || k.Demand != nil && k.Demand(h.info)
 			if i, ok := s.byID[h.info.ID]; ok {
 				s.all[i] = unite(s.all[i], h)
 				continue
@@ -404,6 +407,9 @@ func (k *Keys) useAs(ctx context.Context, w wish, info KeyInfo, do func(Key, sec
 		}
 		if h.info.NeedsAuth != info.NeedsAuth || h.info.Confirm && !info.Confirm || h.info.Only != info.Only {
 			return errReplaced
+		}
+		if info.NeedsAuth && h.info.Kind != info.Kind {
+			return errReplaced // a file's passphrase is no PIN, whose tries count and which nobody keeps
 		}
 		used.Store(&h)
 		return do(h.key, auth)
