@@ -74,9 +74,20 @@ func (s *Server) resolve(at godbus.ObjectPath) (r keyring.ItemRef, ok bool) {
 func (s *Server) collection(at godbus.ObjectPath) (keyring.CollectionInfo, error) {
 	r, ok := s.resolve(at)
 	if !ok || r.Item != "" {
-		return keyring.CollectionInfo{}, fmt.Errorf("collection %.200s: %w", at, keyring.ErrNotFound)
+		return keyring.CollectionInfo{}, s.nothing(at)
 	}
 	return s.Secrets.Collection(r.Collection)
+}
+
+// nothing is why there is nothing at a path. Where the keyrings cannot be read,
+// nobody knows what an alias stands for, and a client must hear of that instead.
+func (s *Server) nothing(at godbus.ObjectPath) error {
+	if strings.HasPrefix(string(at), string(aliasesPath)+"/") {
+		if _, err := s.Secrets.Collection(keyring.LoginCollection); errors.Is(err, keyring.ErrUnavailable) {
+			return fmt.Errorf("%.200s: %w", at, err)
+		}
+	}
+	return fmt.Errorf("%.200s: %w", at, keyring.ErrNotFound)
 }
 
 // lookupSecrets finds the node of a path of the Secret Service. Sessions and
@@ -106,7 +117,7 @@ func (s *Server) lookupSecrets(n node) (node, error) {
 	}
 	r, ok := s.resolve(n.path)
 	if !ok {
-		return n, fmt.Errorf("%.200s: %w", n.path, keyring.ErrNotFound)
+		return n, s.nothing(n.path)
 	}
 	info, err := s.Secrets.Collection(r.Collection)
 	if err != nil {
