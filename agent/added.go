@@ -92,7 +92,9 @@ func (t *addedSet) put(a *added, signer crypto.Signer, asker *bindings) error {
 		return nil
 	}
 	before := slices.Clone(t.list)
+	var old *added
 	if i >= 0 {
+		old = t.list[i]
 		t.list[i] = a
 	} else {
 		t.list = append(t.list, a)
@@ -102,6 +104,9 @@ func (t *addedSet) put(a *added, signer crypto.Signer, asker *bindings) error {
 			t.list = before
 			return err
 		}
+	}
+	if old != nil && old.card != "" && !slices.ContainsFunc(t.list, func(a *added) bool { return a.card == old.card && a.key == old.key }) {
+		t.dropCardKeyLocked(old.card, old.key)
 	}
 	delete(t.hidden, string(a.blob))
 	delete(t.hidden, allOf(a.key))
@@ -183,14 +188,21 @@ func (t *addedSet) dropLocked(gone ...*added) {
 		t.hideLocked(a)
 	}
 	t.list = slices.DeleteFunc(slices.Clone(t.list), func(a *added) bool { return out[a] })
-	needed := make(map[keyring.KeyID]bool, len(t.list))
+	// One key may be in a card, and handed over as well.
+	type place struct {
+		key  keyring.KeyID
+		card string
+	}
+	needed := make(map[place]bool, len(t.list))
 	for _, a := range t.list {
-		needed[a.key] = true
+		needed[place{a.key, a.card}] = true
 	}
 	var drop []keyring.KeyID
 	for _, a := range gone {
 		switch {
-		case a.sk != nil || needed[a.key]:
+		case a.sk != nil:
+			t.keys.Gate().Forget(useID(a.blob)) // of other keys the core sees to it
+		case needed[place{a.key, a.card}]:
 		case a.card != "":
 			t.dropCardKeyLocked(a.card, a.key)
 		default:

@@ -105,6 +105,9 @@ func checkHostCertificate(cert *ssh.Certificate, host string) error {
 	if cert.CertType != ssh.HostCert {
 		return errors.New("not a host's certificate")
 	}
+	if len(cert.ValidPrincipals) == 0 {
+		return errors.New("names no host") // which to package ssh is every host
+	}
 	if cert.Signature.Format == ssh.KeyAlgoRSA {
 		return errors.New("signed with SHA-1")
 	}

@@ -27,10 +27,11 @@ func (s *session) extension(body []byte) []byte {
 		}
 		return endFrame(b)
 	case extensionBind:
-		if err := s.bound.bind(d.rest); err != nil {
+		err := s.bound.bind(d.rest)
+		s.upstream.bind(body) // also one that is refused: the asker is no local one any more
+		if err != nil {
 			return s.fail(fmt.Errorf("%w: %w", errBinding, err))
 		}
-		s.upstream.bind(body)
 		return successReply
 	}
 	return s.fail(fmt.Errorf("extension %s: %w", quote([]byte(name)), errNotServed))

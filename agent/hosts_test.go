@@ -62,7 +62,7 @@ func TestPurposeNamesTheHost(t *testing.T) {
 		{"bound to another host", [][]byte{bindFrame(gate, nil, "s", false)}, to("s", git),
 			"log in as mia to host key " + fp(git), "unproven " + fp(git),
 			keyring.Purpose{Host: "git.example.org, 192.0.2.7", HostWarning: unproven}},
-		{"host not named", nil, loginTo("s", "mia", blob, "ssh-ed25519", nil), "log in as mia", "",
+		{"host not named", nil, loginTo("s", "mia", blob, "ssh-ed25519", nil), "log in as mia", unknownHost,
 			keyring.Purpose{Host: "an unknown host", HostWarning: "not verified: the program does not say which host"}},
 		{"forwarded", [][]byte{bindFrame(gate, nil, "s", true), bindFrame(git, nil, "t", false)}, to("t", git),
 			"log in as mia to git.example.org, 192.0.2.7", "git.example.org, 192.0.2.7 " + fp(git),

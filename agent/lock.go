@@ -143,6 +143,7 @@ func (s *session) setLock(body []byte, locked bool) []byte {
 		if err := s.server.lock.lock(s.ctx, passphrase); err != nil {
 			return s.fail(err)
 		}
+		s.server.Keys.Gate().Lock() // permissions were given until then
 		s.changed("agent locked", "")
 		return successReply
 	}

@@ -23,8 +23,12 @@ const (
 )
 
 // unknownScope keeps an approval of something that was understood from
-// covering something that was not.
-const unknownScope = "unknown data"
+// covering something that was not; unknownHost one of a login from covering what
+// other front ends ask for without a scope, such as any signature at all.
+const (
+	unknownScope = "unknown data"
+	unknownHost  = "unknown host"
+)
 
 // A dataKind is what sort of thing is to be signed.
 type dataKind int
@@ -41,8 +45,8 @@ type purpose struct {
 	kind   dataKind
 	reason string // to be shown: "log in as mia to git.example.org"; sanitised
 	// scope is what an approval is remembered for: the host, `namespace "git"`,
-	// or unknownScope; "" for a login that does not name its host. What is proven
-	// and what is only said are never one scope.
+	// or unknownScope; unknownHost for a login that does not name its host. What is
+	// proven and what is only said are never one scope.
 	scope string
 	keyring.Purpose
 }
@@ -95,6 +99,7 @@ func (s *session) describeLogin(p *purpose, u userauth) {
 	}
 	if u.hostKey == nil {
 		p.Host, p.HostWarning = "an unknown host", "not verified: the program does not say which host"
+		p.scope = unknownHost
 		return
 	}
 	print := fingerprint(u.hostKey)
@@ -186,11 +191,15 @@ func word(name []byte) string {
 
 func quote(text []byte) string { return strconv.Quote(caller.Sanitize(string(text), maxShown)) }
 
+// useID is what the Gate knows the key of an identity by that the core does not
+// know.
+func useID(blob []byte) string { return frontEnd + " " + fingerprint(blob) }
+
 // use is the use of an identity that the core does not know.
 func (s *session) use(id *identity, p purpose) keyring.Use {
 	print := fingerprint(id.blob)
 	u := keyring.Use{
-		ID: frontEnd + " " + print, Subject: print, Fingerprint: print,
+		ID: useID(id.blob), Subject: print, Fingerprint: print,
 		Caller: s.caller(), Reason: p.reason, Scope: p.scope, Purpose: p.Purpose,
 	}
 	if id.added != nil {

@@ -56,14 +56,14 @@ func TestPurpose(t *testing.T) {
 		data          []byte
 		reason, scope string
 	}{
-		{"login", login, "log in as mia", ""},
+		{"login", login, "log in as mia", unknownHost},
 		{"host", loginData("mia", methodHostBound, blob, host), "log in as mia to host key " + fp, "unproven " + fp},
 		{"host certificate", loginData("mia", methodHostBound, blob, cert.Marshal()), "log in as mia to host key " + fp, "unproven " + fp},
-		{"user with a realm", loginData("mia@EXAMPLE.ORG", methodPublicKey, blob, nil), "log in as mia@EXAMPLE.ORG", ""},
+		{"user with a realm", loginData("mia@EXAMPLE.ORG", methodPublicKey, blob, nil), "log in as mia@EXAMPLE.ORG", unknownHost},
 		{"user that reads like a sentence", loginData("mia to host key "+fp, methodPublicKey, blob, nil),
-			`log in as "mia to host key ` + fp[:64-len("mia to host key ")-1] + `…"`, ""},
-		{"user with escapes", loginData("mia\x1b[2J\n\"", methodPublicKey, blob, nil), "log in as \"mia\uFFFD[2J\uFFFD\\\"\"", ""},
-		{"no user", loginData("", methodPublicKey, blob, nil), `log in as ""`, ""},
+			`log in as "mia to host key ` + fp[:64-len("mia to host key ")-1] + `…"`, unknownHost},
+		{"user with escapes", loginData("mia\x1b[2J\n\"", methodPublicKey, blob, nil), "log in as \"mia\uFFFD[2J\uFFFD\\\"\"", unknownHost},
+		{"no user", loginData("", methodPublicKey, blob, nil), `log in as ""`, unknownHost},
 		{"another key", loginData("mia", methodPublicKey, host, nil), "sign a login request made for another key", unknownScope},
 		{"commit", commit, `sign a git commit or tag`, `namespace "git"`},
 		{"file", sshsigData("file", "sha256", make([]byte, 32)), `sign for namespace "file"`, `namespace "file"`},

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,7 +120,8 @@ type cardKey struct {
 func (k *cardKey) Info() keyring.KeyInfo { return k.info }
 
 // putCard adds a library's keys, but those that are there already. It is an
-// error if there is none.
+// error if there is none. Those that are there go on with what keys has, as the
+// process that had them before has ended.
 func (t *addedSet) putCard(library string, keys []keyring.Key, c constraints) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -141,6 +143,10 @@ func (t *addedSet) putCard(library string, keys []keyring.Key, c constraints) er
 		if c.destinations != nil {
 			info.Only = frontEnd
 		}
+		at := slices.IndexFunc(held, func(k keyring.Key) bool { return k.Info().ID == info.ID })
+		if at >= 0 {
+			held[at] = &cardKey{key, held[at].Info()}
+		}
 		a := added{blob: plain.blob, keyBlob: plain.blob, comment: info.Label, key: info.ID, public: info.Public,
 			card: library, from: now, constraints: c}
 		if c.limited && c.lifetime == 0 {
@@ -157,15 +163,23 @@ func (t *addedSet) putCard(library string, keys []keyring.Key, c constraints) er
 		if !c.certsOnly {
 			t.putNewLocked(&a)
 		}
-		if len(t.list) > before && !slices.ContainsFunc(held, func(k keyring.Key) bool { return k.Info().ID == info.ID }) {
+		switch {
+		case len(t.list) == before:
+		case at >= 0:
+			was := held[at].Info()
+			info.Label, info.Confirm, info.Only = was.Label, info.Confirm || was.Confirm, cmp.Or(info.Only, was.Only)
+			held[at] = &cardKey{key, info}
+		default:
 			held = append(held, &cardKey{key, info})
 		}
+	}
+	if len(held) > 0 {
+		t.cards[library] = held
+		t.keys.Replace(cardSource(library), held)
 	}
 	if len(t.list) == n {
 		return fmt.Errorf("%w: no key that is not there already", errUnknownKey)
 	}
-	t.cards[library] = held
-	t.keys.Replace(cardSource(library), held)
 	t.changedLocked()
 	return nil
 }
