@@ -62,7 +62,7 @@ test: deps build ## run all tests
 check: deps build ## gofmt, vet, staticcheck, house and import rules, tests under the race detector
 	@scripts/check.sh
 
-bench: deps build ## count TPM commands and measure latency beside other agents
+bench: deps build ## count TPM commands, measure time and memory beside other programs
 	@scripts/bench.sh
 
 fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)

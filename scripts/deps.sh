@@ -23,7 +23,7 @@ demo=(
 tests=(
 	python3-paramiko python3-asyncssh
 	strace gdb gnupg binutils
-	pinentry-curses pinentry-tty
+	pinentry-curses pinentry-tty pinentry-gtk2 pinentry-qt
 	dbus-daemon dbus-bin systemd libglib2.0-bin
 	opensc p11-kit p11-kit-modules gnutls-bin libengine-pkcs11-openssl libnss3-tools
 	xvfb xdotool openbox wmctrl x11-xkb-utils libgl1-mesa-dri
@@ -32,7 +32,7 @@ tests=(
 	libssl-dev python3-secretstorage python3-keyring python3-gi gir1.2-secret-1 chromium seahorse
 )
 
-fedora="python3-paramiko python3-asyncssh ca-certificates dbus-daemon dbus-tools systemd glib2 git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty opensc p11-kit p11-kit-server gnutls-utils openssl-pkcs11 nss-tools softhsm java-17-openjdk-headless curl gnome-keyring gnome-keyring-pam libsecret pamtester pam_wrapper pkgconf libX11-devel libXcursor-devel libXrandr-devel libXinerama-devel libXi-devel libXxf86vm-devel mesa-libGL-devel libxkbcommon-devel wayland-devel xorg-x11-server-Xvfb xdotool openbox wmctrl setxkbmap mesa-dri-drivers"
+fedora="python3-paramiko python3-asyncssh ca-certificates dbus-daemon dbus-tools systemd glib2 git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty pinentry-qt opensc p11-kit p11-kit-server gnutls-utils openssl-pkcs11 nss-tools softhsm java-17-openjdk-headless curl gnome-keyring gnome-keyring-pam libsecret pamtester pam_wrapper pkgconf libX11-devel libXcursor-devel libXrandr-devel libXinerama-devel libXi-devel libXxf86vm-devel mesa-libGL-devel libxkbcommon-devel wayland-devel xorg-x11-server-Xvfb xdotool openbox wmctrl setxkbmap mesa-dri-drivers"
 arch="python-paramiko python-asyncssh ca-certificates dbus systemd glib2 git make go gcc procps-ng socat strace gdb openssl openssh gnupg swtpm tpm2-tools tpm2-openssl pinentry opensc p11-kit gnutls libp11 nss softhsm jre17-openjdk-headless curl gnome-keyring libsecret pamtester pam_wrapper pkgconf libx11 libxcursor libxrandr libxinerama libxi libxxf86vm libglvnd libxkbcommon wayland xorg-server-xvfb xdotool openbox wmctrl xorg-setxkbmap mesa"
 
 need_go() {
