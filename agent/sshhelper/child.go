@@ -47,7 +47,7 @@ type child struct {
 	name string
 	cmd  *exec.Cmd
 	in   io.WriteCloser
-	out  io.Reader
+	out  *os.File
 	said *tail
 	over chan struct{} // closed when it has ended
 
@@ -60,20 +60,28 @@ func start(path string, environ []string) (*child, error) {
 	cmd.Env, cmd.Dir, cmd.WaitDelay = environ, "/", waitDelay
 	c := &child{name: filepath.Base(path), cmd: cmd, said: &tail{}, over: make(chan struct{}), turn: make(chan struct{}, 1)}
 	cmd.Stderr = c.said
-	var err error
-	if c.in, err = cmd.StdinPipe(); err == nil {
-		c.out, err = cmd.StdoutPipe()
-	}
+	// Not cmd.StdoutPipe, which Wait closes: the answer of a helper that ends with
+	// it would be lost.
+	out, theirs, err := os.Pipe()
 	if err == nil {
-		err = cmd.Start()
+		c.out, cmd.Stdout = out, theirs
+		if c.in, err = cmd.StdinPipe(); err == nil {
+			err = cmd.Start()
+		}
+		_ = theirs.Close()
 	}
 	if err != nil {
+		if out != nil {
+			_ = out.Close()
+		}
 		return nil, fmt.Errorf("%w: %w", keyring.ErrUnavailable, err)
 	}
 	c.turn <- struct{}{}
 	go func() {
 		defer close(c.over)
 		_ = cmd.Wait() // how it ended shows in what was asked of it
+		// Something that it has started may hold its end for ever.
+		_ = out.SetReadDeadline(time.Now().Add(waitDelay))
 	}()
 	return c, nil
 }
@@ -127,6 +135,7 @@ func (c *child) close() {
 	_ = c.in.Close()
 	c.stop()
 	<-c.over
+	_ = c.out.Close()
 }
 
 // log tells what the helper complained about.
