@@ -227,7 +227,7 @@ func TestLimit(t *testing.T) {
 	if got := ask(t, dir, request(opUnlock, long)); !bytes.Equal(got, []byte{0, 0, 0, 8, 0, 0, 0, 0}) {
 		t.Errorf("%x", got)
 	}
-	if got := ask(t, dir, request(opUnlock, long+"x")[:100]); got != nil && len(got) > 0 {
+	if got := ask(t, dir, request(opUnlock, long+"x")[:100]); len(got) > 0 {
 		t.Errorf("%x", got)
 	}
 }

@@ -100,7 +100,9 @@ func (a *announcer) tell(e keyring.SecretsEvent) {
 		a.stale[r.Collection] = true
 	case keyring.ItemChanged:
 		a.item(r)
-		a.stale[r.Collection] = a.stale[r.Collection]
+		if _, known := a.stale[r.Collection]; !known {
+			a.stale[r.Collection] = false // the list of items is as it was
+		}
 	default: // everything may have changed
 		a.collections()
 		for id := range a.known {

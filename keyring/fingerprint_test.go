@@ -43,8 +43,12 @@ func TestFingerprintIsSSHs(t *testing.T) {
 			t.Errorf("%T: %s, want %s", k, got, ssh.FingerprintSHA256(want))
 		}
 	}
-	// Not a key of SSH's, and a point that is on no curve.
-	odd := &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}
+	// Not keys of SSH's, one of them of a curve that it does not know.
+	small, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := &small.PublicKey
 	x, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
