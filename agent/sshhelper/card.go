@@ -180,7 +180,8 @@ func (k *cardKey) Sign(ctx context.Context, _ secret.Bytes, digest []byte, opts 
 		return nil, fmt.Errorf("%w: the helper of %s has ended; add the card again", keyring.ErrUnavailable, k.card.library)
 	}
 	request := appendString(appendString([]byte{msgSignRequest}, k.blob), input)
-	reply, err := k.card.child.ask(ctx, binary.BigEndian.AppendUint32(request, 0))
+	// Whoever hangs up, perhaps on another machine, must not take the card away.
+	reply, err := k.card.child.askToTheEnd(ctx, binary.BigEndian.AppendUint32(request, 0))
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,9 @@ import (
 const (
 	// waitDelay is how long a helper may take to end once its work is over.
 	waitDelay = 2 * time.Second
+	// abandoned is how long a helper may go on with what nobody waits for any more,
+	// such as a signature that the card wants its PIN pad used for.
+	abandoned = 30 * time.Second
 	// maxSaid is how much of what a helper complains about is told.
 	maxSaid = 500
 )
@@ -98,6 +101,42 @@ func (c *child) ask(ctx context.Context, message []byte) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { c.turn <- struct{}{} }()
+	return c.exchange(ctx, message)
+}
+
+// askToTheEnd is ask of a helper that others need, too: an asker who hangs up
+// does not end it, unless the answer takes longer than abandoned. message is kept
+// until then.
+func (c *child) askToTheEnd(ctx context.Context, message []byte) ([]byte, error) {
+	select {
+	case <-c.turn:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	type answer struct {
+		reply []byte
+		err   error
+	}
+	done := make(chan answer, 1)
+	go func() { // ends with the helper at the latest
+		defer func() { c.turn <- struct{}{} }()
+		limited, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		stop := context.AfterFunc(ctx, func() { time.AfterFunc(abandoned, cancel) })
+		defer stop()
+		reply, err := c.exchange(limited, message)
+		done <- answer{reply, err}
+	}()
+	select {
+	case a := <-done:
+		return a.reply, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// exchange is ask in its turn.
+func (c *child) exchange(ctx context.Context, message []byte) ([]byte, error) {
 	giveUp := context.AfterFunc(ctx, c.stop)
 	sent := frame(message)
 	_, err := c.in.Write(sent)
