@@ -34,8 +34,8 @@ func Fingerprint(pub crypto.PublicKey) string {
 		field(pub)
 	case *ecdsa.PublicKey:
 		point, err := pub.Bytes()
-		if err != nil {
-			return ""
+		if err != nil || pub.Params().BitSize < 256 {
+			return "" // OpenSSH knows the three curves of RFC 5656 §10.1 alone
 		}
 		curve := fmt.Sprintf("nistp%d", pub.Params().BitSize)
 		field([]byte("ecdsa-sha2-" + curve))
