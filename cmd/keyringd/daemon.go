@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"sync/atomic"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
@@ -147,7 +146,7 @@ func (d *daemon) agent(keys *keyring.Keys, programs *sshhelper.Programs, certifi
 	s := agent.New(keys, d.log)
 	s.Holder = sshkeys.NewAdded(keys)
 	s.Providers = programs
-	s.AllowProviders = strings.Join(d.AllowProviders, ",")
+	s.AllowProviders = d.providers()
 	s.Certificates = certificates
 	s.KnownHosts = knownhosts.User(d.env.Home)
 	s.Upstream = d.Upstream

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -128,6 +129,15 @@ func (s *settings) flags(fs *pflag.FlagSet) {
 	fs.DurationVar(&s.Remember, "remember", s.Remember, "how long a PIN or approval is remembered; 0: never")
 	fs.BoolVar(&s.Replace, "replace", s.Replace, "take org.freedesktop.secrets from a daemon that allows it")
 	fs.BoolVar(&s.P11KitSocket, "p11-kit-socket", s.P11KitSocket, "listen for PKCS #11 where p11-kit's own client looks, too")
+}
+
+// providers is AllowProviders as the agent takes it, where an empty list is the
+// system's own: a user who allows none means none.
+func (s *settings) providers() string {
+	if len(s.AllowProviders) == 0 {
+		return "!*"
+	}
+	return strings.Join(s.AllowProviders, ",")
 }
 
 // check refuses what no part of the daemon could make sense of, makes paths

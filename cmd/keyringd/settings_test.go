@@ -370,3 +370,18 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+// TestNoProviderIsAllowed says so in config.toml, which must not mean those of
+// the system.
+func TestNoProviderIsAllowed(t *testing.T) {
+	var s settings
+	if err := s.parse("config.toml", []byte(`allow-provider = []`), "/home/mia"); err != nil {
+		t.Fatal(err)
+	}
+	gate := keyring.NewGate(nil)
+	log := slog.New(slog.DiscardHandler)
+	d := &daemon{settings: s, log: log}
+	if got := d.agent(keyring.NewKeys(gate), nil, nil).AllowProviders; got != "!*" {
+		t.Errorf("the agent allows %q", got)
+	}
+}
