@@ -238,7 +238,7 @@ func (s *session) slotAddCommand() *cobra.Command {
 		Use:   "add KEYRING passphrase|tpm|recovery",
 		Short: "add a way to unlock a keyring",
 		Long: "Adds a way to unlock a keyring, and leaves the others as they are:\n\n" +
-			"passphrase  another one, which you are asked for\n" +
+			"passphrase  one that you choose, where there is none: it has one at most\n" +
 			"tpm         this machine's TPM: the keyring is unlocked with no question asked, after a\n" +
 			"            login with a fingerprint for instance; or with a PIN\n" +
 			"recovery    a code that is shown once, to be kept on paper" + keyringNames,
