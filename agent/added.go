@@ -294,6 +294,11 @@ func (t *addedSet) holds(a *added) bool {
 // SIGUSR1. It may be called concurrently.
 func (s *Server) DropAdded() { s.added.dropAdded() }
 
+// Expire drops the added keys whose time is over. They go by themselves, but on a
+// clock that stands still while the machine sleeps, so that whoever notices its
+// waking calls this: other front ends do not look. It may be called concurrently.
+func (s *Server) Expire() { s.added.expire() }
+
 // changed tells the journal that a client changed what is offered.
 func (s *session) changed(what, key string) {
 	s.server.changes.event(s.ctx, what, s.caller().String(), caller.Sanitize(key, maxComment))

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -119,6 +120,25 @@ func TestLockEndsApprovals(t *testing.T) {
 	ours.want(t, c, "unlock", "yes", frame([]byte{msgUnlock}, str("x")))
 	if n := len(a.Keys.Gate().Approvals()); n != 0 {
 		t.Errorf("%d approvals", n)
+	}
+}
+
+// TestExpireAfterSleep has a key's time pass while its timer stood still.
+func TestExpireAfterSleep(t *testing.T) {
+	s, _ := newSession(t, nil)
+	if reply := s.answer(edKey(1).addFrame("k", lifetimeOf(3600))[headerSize:]); reply[4] != msgSuccess {
+		t.Fatalf("add: %x", reply)
+	}
+	s.server.Expire()
+	if n := len(s.server.Keys.List()); n != 1 {
+		t.Errorf("%d keys before", n)
+	}
+	s.server.added.mu.Lock()
+	s.server.added.list[0].from = time.Now().Round(0).Add(-2 * time.Hour)
+	s.server.added.mu.Unlock()
+	s.server.Expire()
+	if n := len(s.server.Keys.List()); n != 0 {
+		t.Errorf("%d keys after", n)
 	}
 }
 

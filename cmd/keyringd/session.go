@@ -40,6 +40,7 @@ func (s *session) watch(ctx context.Context) {
 		},
 		Sleep: func() { s.take(ctx, "the machine goes to sleep", s.current.Load().Lock.Sleep) },
 		Resumed: func() {
+			s.agent.Expire()
 			if s.device != nil {
 				s.device.Forget() // what was loaded is gone, or from before
 			}
