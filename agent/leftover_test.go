@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -181,5 +182,36 @@ func TestUpstreamLearnsOfRefusedBinds(t *testing.T) {
 	comments(t, c)
 	if len(binds) != 1 || string(<-binds) != string(bind[headerSize:]) {
 		t.Error("the other agent takes the asker for a local one")
+	}
+}
+
+// TestDemandCoversWhatTheCoreDoesNotKnow wants the user's wish to be asked about
+// every key to be kept for those of tokens and of another agent, too.
+func TestDemandCoversWhatTheCoreDoesNotKnow(t *testing.T) {
+	k := edKey(21)
+	socket := silentAgent(t, func(request []byte) []byte {
+		if request[0] == msgSignRequest {
+			return frame([]byte{msgSignResponse}, str("a signature"))
+		}
+		return frame([]byte{msgIdentitiesAnswer}, u32(1), str(k.blob()), str("theirs"))
+	})
+	h := &hardware{tokens: map[string]crypto.Signer{"ed": edKey(1).signer}}
+	asked := map[string]bool{"theirs": true, "token": true}
+	a := start(t, nil, func(s *Server) {
+		withUpstream(socket)(s)
+		s.Providers = h
+		s.Keys.Demand = func(info keyring.KeyInfo) bool { return asked[info.Label] }
+	})
+	a.answer(false)
+	c := a.dial(t)
+	request, blob := skAddFrame(edKey(1), "ssh:", "ed", flagPresence)
+	ours.want(t, c, "add", "yes", request)
+	for name, blob := range map[string][]byte{"theirs": k.blob(), "token": blob} {
+		ours.want(t, c, name, "no", signFrame(blob, []byte("x"), 0))
+		asked[name] = false
+		ours.want(t, c, name, "yes", signFrame(blob, []byte("x"), 0))
+	}
+	if n := len(a.prompter.Questions()); n != 2 {
+		t.Errorf("%d questions", n)
 	}
 }

@@ -195,15 +195,20 @@ func quote(text []byte) string { return strconv.Quote(caller.Sanitize(string(tex
 // know.
 func useID(blob []byte) string { return frontEnd + " " + fingerprint(blob) }
 
-// use is the use of an identity that the core does not know.
-func (s *session) use(id *identity, p purpose) keyring.Use {
+// use is the use of an identity that the core does not know, and that is called
+// label; "": it has a fingerprint only. It is confirmed where the user wants that
+// of a key so called.
+func (s *session) use(id *identity, label string, p purpose) keyring.Use {
 	print := fingerprint(id.blob)
 	u := keyring.Use{
 		ID: useID(id.blob), Subject: print, Fingerprint: print,
 		Caller: s.caller(), Reason: p.reason, Scope: p.scope, Purpose: p.Purpose,
 	}
-	if id.added != nil {
-		u.Subject, u.Confirm = id.added.label(), id.added.confirm
+	if label != "" {
+		u.Subject = label
 	}
+	demand := s.server.Keys.Demand
+	u.Confirm = id.added != nil && id.added.confirm ||
+		demand != nil && demand(keyring.KeyInfo{Label: u.Subject, Kind: keyring.KindAdded})
 	return u
 }

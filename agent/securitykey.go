@@ -154,7 +154,7 @@ func (s *session) signSecurityKey(id *identity, data []byte, p purpose) ([]byte,
 	if providers == nil {
 		return nil, fmt.Errorf("%w: security keys", keyring.ErrUnsupported)
 	}
-	use := s.use(id, p)
+	use := s.use(id, id.added.label(), p)
 	use.NeedsAuth, use.PIN = k.flags&flagVerification != 0, true
 	var sig []byte
 	err := s.watched(func() error {

@@ -264,10 +264,7 @@ func (s *session) signUpstream(blob, data, body []byte) (reply []byte, err error
 	if !ok {
 		return nil, errUnknownKey
 	}
-	use := s.use(&identity{blob: blob}, s.purposeOf(data, blob))
-	if comment != "" {
-		use.Subject = comment
-	}
+	use := s.use(&identity{blob: blob}, comment, s.purposeOf(data, blob))
 	err = s.watched(func() error {
 		return s.server.Keys.Gate().Use(s.ctx, use, func(secret.Bytes) error {
 			answer, err := s.upstream.ask(s.ctx, append([]byte{msgSignRequest}, body...), 0)
