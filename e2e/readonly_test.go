@@ -38,7 +38,7 @@ func TestReadOnlyHome(t *testing.T) {
 	c.begin(here)
 	keysSign()
 	for _, args := range [][]string{{"store", "--label=Mail", "user", "mia"}, {"lookup", "user", "mia"}} {
-		if out, err := c.run("swordfish", "secret-tool", args...); err == nil || !strings.Contains(out, "read-only file system") {
+		if out, err := c.run("swordfish", "secret-tool", args...); err == nil || !strings.Contains(out, "the stored keyrings cannot be read") {
 			t.Errorf("secret-tool %s: %q, %v", args[0], out, err)
 		}
 	}
@@ -106,13 +106,13 @@ func (c cabinet) stop() {
 // Root is kept from writing by a mount, everybody else by permissions.
 func readOnly(t *testing.T, s *daemontest.Session) (writable func()) {
 	t.Helper()
-	run := filepath.Dir(s.Socket)
+	run, xdg := filepath.Dir(s.Socket), s.Runtime()
 	if err := os.MkdirAll(run, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if os.Geteuid() == 0 {
 		command := "mount --bind " + s.Dir + " " + s.Dir + "; cd " + s.Dir
-		for _, path := range []string{run, s.Runtime(), filepath.Join(s.Dir, "asked")} {
+		for _, path := range []string{run, xdg, filepath.Join(s.Dir, "asked")} {
 			command += "; mount --bind " + path + " " + path
 		}
 		mounts(t, s, command+"; mount -o remount,bind,ro "+s.Dir)

@@ -1,13 +1,53 @@
 package main
 
 import (
+	"context"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+const (
+	// restEvery is how often the daemon looks whether it has come to rest.
+	restEvery = 10 * time.Second
+	// A daemon works that allocates more than quiet in that time. What is worth
+	// giving back is left over from at least worthwhile.
+	quiet      = 256 << 10
+	worthwhile = 2 << 20
+)
+
+// rest gives back what work has left over, each time there is none for a while,
+// until ctx ends: the collector by itself keeps a heap of twice what is needed.
+func rest(ctx context.Context) {
+	allocated := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	look := func() uint64 {
+		metrics.Read(allocated)
+		return allocated[0].Value.Uint64()
+	}
+	t := time.NewTicker(restEvery)
+	defer t.Stop()
+	given := look()
+	before := given
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		now := look()
+		if now-before < quiet && now-given > worthwhile {
+			giveBack()
+			given = look()
+			now = given
+		}
+		before = now
+	}
+}
 
 // giveBack gives back the memory that starting needed and serving does not: an
 // idle daemon is small. That is the heap's free pages, and the parts of the
