@@ -420,7 +420,7 @@ func (a *attempt) ask(ctx context.Context, tries Tries) error {
 		Retry:     a.retry,
 		Left:      left,
 		PIN:       a.use.PIN,
-		Automatic: a.use.Automatic != nil || a.use.Keep != nil,
+		Automatic: !a.use.Forwarded && (a.use.Automatic != nil || a.use.Keep != nil),
 	}
 	if !a.use.Once && !a.use.Forwarded && a.gate.lasting() > 0 {
 		q.Remember, q.Terms = a.gate.lasting(), true

@@ -99,3 +99,19 @@ func TestPermissionToDecryptIsNoneToUseAsItIs(t *testing.T) {
 		t.Errorf("asked %d times", n)
 	}
 }
+
+// TestNothingIsLeftForAnotherMachine wants a passphrase that was typed for one not
+// to be kept, and that not to be offered.
+func TestNothingIsLeftForAnotherMachine(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		u := pinUse("k", nil)
+		u.Keep = func(context.Context, secret.Bytes) { t.Error("it was kept") }
+		u.Automatic = func() { t.Error("it was made automatic") }
+		u.Forwarded = true
+		b.user.Script(keyringtest.Reply{Passphrase: "1234", Automatic: true})
+		b.mustUse(u, b.check(nil))
+		if q := b.asked(1)[0]; q.Automatic || q.Terms {
+			t.Errorf("asked %+v", q)
+		}
+	})
+}
