@@ -3,7 +3,9 @@ package store
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,6 +25,7 @@ type rotation struct {
 	last    time.Time
 	changes int // since
 	running bool
+	begun   bool // last is known
 	stopped bool
 	all     sync.WaitGroup
 }
@@ -48,9 +51,12 @@ func due(last time.Time, changes int, now time.Time) bool {
 func (r *rotation) begin(s *Store) {
 	newest := s.path() + ".1"
 	changes := 0
+	r.mu.Lock()
+	r.begun = true
 	if copied, err := os.Stat(newest); err == nil {
 		r.last = copied.ModTime()
 	}
+	r.mu.Unlock()
 	if s.txid(newest) != s.txid(s.path()) && len(s.names.collections) > 0 {
 		changes = 1
 	}
@@ -80,7 +86,7 @@ func (r *rotation) changed(s *Store, n int) {
 	defer r.mu.Unlock()
 	r.changes += n
 	now := s.now()
-	if r.running || r.stopped || s.readOnly != nil || !wanted(r.last, r.changes, now) {
+	if r.running || !r.begun || r.stopped || s.readOnly != nil || !wanted(r.last, r.changes, now) {
 		return
 	}
 	r.running, r.changes, r.last = true, 0, now
@@ -109,13 +115,11 @@ var errNotCopied = errors.New("the store is damaged, and the copies from before 
 // not be undone is not copied, so that the copies that have what it lacks stay.
 // It is done by itself from time to time; two at once wait for each other.
 func (s *Store) Backup() error {
-	for _, d := range s.Damage() {
-		if !d.Restored {
-			return errNotCopied
-		}
-	}
 	s.copying.Lock()
 	defer s.copying.Unlock()
+	if err := s.prove(); err != nil {
+		return err
+	}
 	temp := s.path() + ".copy"
 	err := s.writeFile(temp, func(f *os.File) error {
 		return s.view(func(tx *bolt.Tx) error {
@@ -138,6 +142,58 @@ func (s *Store) Backup() error {
 		return unwritten("copy", err)
 	}
 	return atomicfile.SyncDir(s.dir)
+}
+
+// prove looks whether the copies have something that the store itself lacks, and
+// puts it right where it can. A few copies later nothing would have it any more.
+func (s *Store) prove() error {
+	s.mu.Lock()
+	all := slices.Collect(maps.Values(s.collections))
+	s.mu.Unlock()
+	for _, c := range all {
+		c.mu.RLock()
+		inner, suspect := c.inner, c.suspect
+		c.mu.RUnlock()
+		if suspect != nil {
+			return errNotCopied // until it is unlocked
+		}
+		if inner != nil {
+			c.prove(inner)
+		}
+	}
+	for _, d := range s.Damage() {
+		if !d.Restored {
+			return errNotCopied
+		}
+	}
+	return nil
+}
+
+// prove reads every record, as damage in one that nobody reads shows nowhere
+// else, and mends those that are in a copy.
+func (c *collection) prove(inner *innerKeys) {
+	var bad []uint64
+	err := c.read(func(at buckets) error {
+		return at.items.ForEach(func(k, v []byte) error {
+			rec, err := parseRecord(v)
+			if err == nil {
+				if _, ok := inner.authentic(c.id, number(k), rec); ok {
+					return nil
+				}
+			}
+			bad = append(bad, number(k))
+			return nil
+		})
+	})
+	if err != nil || len(bad) == 0 {
+		return // what cannot be read at all cannot be copied either
+	}
+	there := candidates(inner, c.id, c.s.sources(c.id, ""))
+	for _, n := range bad {
+		if len(there[n]) > 0 {
+			c.mend(inner, n)
+		}
+	}
 }
 
 func (s *Store) copyPath(n int) string { return s.path() + "." + strconv.Itoa(n) }

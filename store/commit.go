@@ -239,6 +239,13 @@ func (s *Store) uncertain(good uint64, cause error) {
 
 // settle brings a store that lives in memory back to the disk.
 func (s *Store) settle() error {
+	// Without waiting for readers, of which a copy being made is a slow one.
+	s.dbMu.RLock()
+	fit := s.unfit == nil
+	s.dbMu.RUnlock()
+	if fit {
+		return nil
+	}
 	s.dbMu.Lock()
 	defer s.dbMu.Unlock()
 	if s.unfit == nil {

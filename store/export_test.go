@@ -1,11 +1,15 @@
 package store
 
 import (
+	"errors"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/keyringd/keyringd/keyring"
 )
 
 // Cheap makes passphrases quick for tests that are about something else.
@@ -115,4 +119,51 @@ func RuinIndex(t testing.TB, path string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// Reading calls fn while a reader is at work.
+func Reading(s *Store, fn func()) error {
+	return s.view(func(*bolt.Tx) error { fn(); return nil })
+}
+
+// TamperSlot changes what opens a collection and tells nobody.
+func TamperSlot(s *Store, id string, n uint64, change func([]byte)) error {
+	return s.update(func(b *batch) error {
+		at, err := s.collections[id].of(b.tx)
+		if err != nil {
+			return err
+		}
+		b.writes++
+		l := slices.Clone(at.slots.Get(numberKey(n)))
+		change(l)
+		return at.slots.Put(numberKey(n), l)
+	})
+}
+
+// Inspected is called when a collection that is to be unlocked was looked at.
+func (o Options) Inspected(fn func()) Options {
+	o.hooks.inspected = fn
+	return o
+}
+
+// CreateSlowly adds an item, with something in the middle.
+func CreateSlowly(s *Store, id string, item keyring.NewItem, middle func()) error {
+	return s.update(func(b *batch) error {
+		ch, err := b.change(s.collections[id])
+		if err != nil {
+			return err
+		}
+		middle()
+		n := ch.state.next
+		ch.state.next++
+		i := &info{label: item.Label, attributes: item.Attributes}
+		return errors.Join(ch.put(n, i, item.Secret, nil), ch.indexed(nil, ch.outer.entries(n, i.attributes)))
+	})
+}
+
+// Queued reports whether somebody waits to write.
+func Queued(s *Store) bool {
+	s.turns.mu.Lock()
+	defer s.turns.mu.Unlock()
+	return len(s.turns.queue) > 0
 }

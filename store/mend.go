@@ -376,7 +376,8 @@ func (ch *change) unlist(id uint64) error {
 }
 
 // repair puts right a collection with its key, and returns the state that it has
-// then. mending is held.
+// then. st is what it should be; nil: what it is in memory when its turn comes,
+// as others go on writing until then. mending is held.
 func (c *collection) repair(inner *innerKeys, outer *outerKeys, st *state) (*state, error) {
 	if c.s.readOnly == nil {
 		if _, err := c.s.keep(c.s.path()); err != nil {
@@ -404,7 +405,13 @@ func (c *collection) repair(inner *innerKeys, outer *outerKeys, st *state) (*sta
 		}
 		ch := b.touched[c]
 		if ch == nil {
-			ch = b.touch(c, at, inner, outer, st)
+			base := st
+			if base == nil {
+				c.mu.RLock()
+				base = c.state
+				c.mu.RUnlock()
+			}
+			ch = b.touch(c, at, inner, outer, base)
 		}
 		r = &repair{change: ch, candidates: candidates(inner, c.id, sources)}
 		if err := r.run(salvage); err != nil {
@@ -435,7 +442,7 @@ func (c *collection) mend(inner *innerKeys, n uint64) bool {
 	if c.sound(inner, n) {
 		return true
 	}
-	_, err := c.repair(inner, outer, st)
+	_, err := c.repair(inner, outer, nil)
 	if err != nil {
 		c.s.report(Damage{Collection: c.id, Item: itemID(n), What: fmt.Sprintf("Item %d of collection %s is damaged, and cannot be repaired: %v.", n, c.id, err)})
 	}

@@ -231,6 +231,9 @@ func (s *Store) openBolt(path string, readOnly bool) (db *bolt.DB, file *os.File
 
 // noDatabase makes an empty store where there has never been one.
 func (s *Store) noDatabase() error {
+	if _, err := os.Lstat(s.path()); err == nil {
+		return problem(keyring.ErrUnavailable, "%s is a link to what is not there; hint: bring that back", database)
+	}
 	if len(s.copies()) > 0 {
 		return s.recoverDatabase(fmt.Errorf("%s is gone: %w", database, fs.ErrNotExist))
 	}

@@ -39,6 +39,8 @@ type hooks struct {
 	cost     cost                                                  // zero: the usual one
 	openFile func(string, int, os.FileMode) (*os.File, error)      // nil: os.OpenFile
 	backup   func(last time.Time, changes int, now time.Time) bool // nil: due
+
+	inspected func() // called when a collection that is to be unlocked was looked at
 }
 
 // A Store is the collections on disk. It implements keyring.CollectionStore. All
@@ -189,6 +191,13 @@ func (s *Store) Create(ctx context.Context, id, label string, c keyring.Credenti
 func (s *Store) withIndexKey(ctx context.Context, use func(secret.Bytes) error) error {
 	s.keyMu.Lock()
 	defer s.keyMu.Unlock()
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		// Close waits for keyMu before others may have the folder.
+		return problem(keyring.ErrUnavailable, "the store is closed")
+	}
 	key, err := s.ensureIndexKey(ctx)
 	if err != nil {
 		return err

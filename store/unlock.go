@@ -74,7 +74,13 @@ func (c *collection) admit(ctx context.Context, inner *innerKeys, by *slot) erro
 		inner.ck.Wipe()
 		return nil
 	}
+	// Who began to write before it was locked comes to an end first, so that what
+	// is looked at is what stays. Others have no key to begin with.
+	_ = c.s.update(func(*batch) error { return nil })
 	f, err := c.inspect(inner)
+	if fn := c.s.hooks.inspected; fn != nil {
+		fn()
+	}
 	if err == nil && f.state != nil && !slices.Contains(f.state.slots, slotTag{by.id, by.tag}) && f.meta {
 		err = problem(keyring.ErrAuthFailed, "slot %d of collection %s was removed", by.id, c.id)
 	}
