@@ -24,13 +24,40 @@ type Memory struct {
 	items    map[string]*memoryItem
 	order    []string // of items, the oldest first
 	last     uint64   // the last ID given out
+	size     int      // of all items
 }
+
+// maxMemory is how much all items of a collection in memory may come to: any
+// program may fill it, and none shall take the memory of the machine. itemSize
+// is what an item takes beside what is in it.
+const (
+	maxMemory = 64 << 20
+	itemSize  = 512
+)
 
 // A memoryItem is never changed but by replacing it as a whole, so that what
 // was handed out of it stays as it was.
 type memoryItem struct {
 	info   ItemInfo
 	secret secret.Bytes
+}
+
+func (i *memoryItem) size() int {
+	n := itemSize + len(i.info.Label) + len(i.info.ContentType) + i.secret.Len()
+	for name, value := range i.info.Attributes {
+		n += len(name) + len(value)
+	}
+	return n
+}
+
+// growLocked makes room for one item in the place of another, of size old.
+func (m *Memory) growLocked(item *memoryItem, old int) error {
+	size := m.size + item.size() - old
+	if size > maxMemory && size > m.size {
+		return fmt.Errorf("%s has no more than %d MiB: %w", m.id, maxMemory>>20, ErrUnavailable)
+	}
+	m.size = size
+	return nil
 }
 
 // NewMemory returns an empty collection.
@@ -126,6 +153,14 @@ func (m *Memory) Create(item NewItem, replace bool) (id string, replaced bool, e
 	if replace {
 		id, replaced = m.sameLocked(item.Attributes)
 	}
+	old := 0
+	if replaced {
+		old = m.items[id].size()
+	}
+	if err := m.growLocked(fresh, old); err != nil {
+		fresh.secret.Wipe()
+		return "", false, err
+	}
 	if replaced {
 		fresh.info.Created = m.items[id].info.Created
 		m.items[id].secret.Wipe()
@@ -170,6 +205,14 @@ func (m *Memory) Change(id string, change ItemChange) error {
 	}
 	if change.Secret != nil {
 		fresh.secret = change.Secret.Clone()
+	}
+	if err := m.growLocked(&fresh, old.size()); err != nil {
+		if change.Secret != nil {
+			fresh.secret.Wipe()
+		}
+		return err
+	}
+	if change.Secret != nil {
 		old.secret.Wipe()
 	}
 	m.modified = time.Now()
@@ -186,6 +229,7 @@ func (m *Memory) Delete(id string) error {
 	if err != nil {
 		return err
 	}
+	m.size -= item.size()
 	item.secret.Wipe()
 	delete(m.items, id)
 	for i, other := range m.order {
@@ -217,5 +261,6 @@ func (m *Memory) Clear() {
 		item.secret.Wipe()
 	}
 	clear(m.items)
+	m.size = 0
 	m.order, m.modified = nil, time.Now()
 }

@@ -196,7 +196,8 @@ func (s *Secrets) Collection(id string) (CollectionInfo, error) {
 }
 
 // Alias returns the ID of the collection that goes by a name. [DefaultAlias] is
-// the login collection, unless set otherwise.
+// the login collection, unless set otherwise. Also where the store cannot be
+// read there is one: it only cannot be had, see Collection.
 func (s *Secrets) Alias(name string) (id string, ok bool) {
 	switch name {
 	case SessionCollection:
@@ -206,7 +207,7 @@ func (s *Secrets) Alias(name string) (id string, ok bool) {
 	}
 	list, err := s.all()
 	if err != nil {
-		return "", false
+		return id, id != ""
 	}
 	if s.store != nil && name != LoginCollection {
 		if set := s.store.Aliases()[name]; set != "" && has(list, set) {

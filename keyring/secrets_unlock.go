@@ -243,6 +243,7 @@ func (s *Secrets) openSince(ctx context.Context, c Caller, l Lockable, cr Creden
 	s.mu.Unlock()
 	if meanwhile {
 		l.Lock()
+		s.tell(CollectionChanged, c, before.ID, "") // another may have unlocked it since
 		return fmt.Errorf("collection %s was locked while it was being unlocked: %w", before.ID, ErrLocked)
 	}
 	if before.Locked {

@@ -463,3 +463,26 @@ func TestLockDuringTheQuestionForPermission(t *testing.T) {
 		}
 	})
 }
+
+// Who unlocks too late locks what another has unlocked meanwhile, and says so.
+func TestLockingAgainIsTold(t *testing.T) {
+	inVault(t, func(t *testing.T, v *vault) {
+		r := v.made("")
+		first := true
+		v.store.Hook = func(_ context.Context, op, _ string) error {
+			if op != "Unlock" || !first {
+				return nil
+			}
+			first = false
+			v.must(v.Lock(t.Context(), browser, r.Collection))
+			return v.UnlockWith(t.Context(), browser, r.Collection, v.credential(keyring.SlotPassphrase, "pw"))
+		}
+		v.want("unlock", v.UnlockWith(t.Context(), browser, r.Collection, v.credential(keyring.SlotPassphrase, "pw")), keyring.ErrLocked)
+		if info, err := v.Collection(r.Collection); err != nil || !info.Locked {
+			t.Errorf("%+v, %v", info, err)
+		}
+		if told := v.told(); len(told) != 2 {
+			t.Errorf("told %v", told)
+		}
+	})
+}
