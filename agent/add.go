@@ -240,7 +240,7 @@ func (s *session) remove(body []byte) []byte {
 // removeAll answers REMOVE_ALL_IDENTITIES, and ssh-add -D's request of old, with
 // which OpenSSH does the same.
 func (s *session) removeAll() []byte {
-	s.server.added.removeAll(s.server.identities(s.ctx))
+	s.server.added.removeAll(s.server.identities(s.ctx), s.server.Certificates)
 	s.upstream.removeAll(s.ctx)
 	s.changed("all keys removed", "")
 	return successReply

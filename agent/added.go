@@ -262,13 +262,22 @@ func (t *addedSet) remove(id *identity) {
 	t.changedLocked()
 }
 
-// removeAll removes every added identity, and those from files that set has.
-func (t *addedSet) removeAll(set *identitySet) {
+// removeAll removes every added identity, and those from files that set has, with
+// their certificates that are not valid yet.
+func (t *addedSet) removeAll(set *identitySet, certificates *Certificates) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, id := range set.all {
-		if id.added == nil {
-			t.hidden[string(id.blob)] = mark{id.info.ID, id.info.Revision}
+		if id.added != nil {
+			continue
+		}
+		m := mark{id.info.ID, id.info.Revision}
+		t.hidden[string(id.blob)] = m
+		if certificates == nil {
+			continue
+		}
+		for _, c := range certificates.of(id.info.ID) {
+			t.hidden[string(c.blob)] = m
 		}
 	}
 	t.dropLocked(t.list...)

@@ -5,10 +5,12 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/prompt"
@@ -141,6 +143,31 @@ func TestExpireAfterSleep(t *testing.T) {
 	if n := len(s.server.Keys.List()); n != 0 {
 		t.Errorf("%d keys after", n)
 	}
+}
+
+// TestRemovedKeysCertificateIsNotToCome removes all keys while a certificate of one
+// is not valid yet: its day must not bring the key back.
+func TestRemovedKeysCertificateIsNotToCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newSession(t, fakes(edKey(1)))
+		s.server.Certificates = NewCertificates()
+		cert := edKey(1).certify(ssh.UserCert, 200, func(c *ssh.Certificate) {
+			c.ValidAfter, c.ValidBefore = uint64(time.Now().Unix())+60, ssh.CertTimeInfinity
+		})
+		path := "/k-cert.pub"
+		data := append([]byte(cert.Type()+" "), ssh.MarshalAuthorizedKey(cert)[len(cert.Type())+1:]...)
+		if err := s.server.Certificates.Load(folder.File{Path: path}, data); err != nil {
+			t.Fatal(err)
+		}
+		s.server.Certificates.Scanned([]folder.File{{Path: path}}, nil)
+		if reply := s.answer([]byte{msgRemoveAll}); reply[4] != msgSuccess {
+			t.Fatalf("remove all: %x", reply)
+		}
+		time.Sleep(time.Hour)
+		if reply := s.answer([]byte{msgRequestIdentities}); string(reply) != string(nothingReply) {
+			t.Errorf("listed: %.60x", reply)
+		}
+	})
 }
 
 // TestHostCertificateForNobody is one that names no host at all, which is none
