@@ -112,6 +112,9 @@ func (f *Files) Lookup(key ssh.PublicKey, guesses func() []string) Host {
 	if now.bad[string(blob)] {
 		return Host{Revoked: true}
 	}
+	if guesses != nil {
+		guesses = sync.OnceValue(guesses) // they are read from files
+	}
 	var h Host
 	var guessed, plain, rest []string
 	for _, e := range now.keys[string(blob)] {

@@ -180,6 +180,22 @@ func TestGuesses(t *testing.T) {
 	}
 }
 
+// TestGuessesOnce wants what is costly done once for a host with many lines, such
+// as one with an address for each day.
+func TestGuessesOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "known_hosts")
+	var lines []string
+	for i := range 100 {
+		lines = append(lines, line(t, sshknownhosts.HashHostname(fmt.Sprint("host", i)), 1))
+	}
+	write(t, path, lines...)
+	asked := 0
+	h := New(path).Lookup(signer(t, 1).PublicKey(), func() []string { asked++; return []string{"host99"} })
+	if asked != 1 || !slices.Equal(h.Names, []string{"host99"}) {
+		t.Errorf("asked %d times, %+v", asked, h)
+	}
+}
+
 func TestMatch(t *testing.T) {
 	for _, c := range []struct {
 		s, pattern string
