@@ -1,7 +1,6 @@
 package sshkeys
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdh"
@@ -40,7 +39,7 @@ func (a *Added) Parse(kind string, fields [][]byte) (crypto.Signer, error) {
 	if !ok || len(fields) != n {
 		return nil, fmt.Errorf("%w: private key of this type", keyring.ErrUnsupported)
 	}
-	k, err := section{kind: kind, fields: fields}.signer()
+	k, err := section{kind: kind, fields: fields}.signer(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,19 +53,14 @@ func (a *Added) Hold(k crypto.Signer, info keyring.KeyInfo) error {
 	if err != nil {
 		return err
 	}
-	fresh := &addedKey{info: keyring.KeyInfo{
+	plain, err := inNormalForm(k)
+	if err != nil {
+		return fmt.Errorf("%w: %w", keyring.ErrUnsupported, err)
+	}
+	fresh := &addedKey{private: secret.From(plain), info: keyring.KeyInfo{
 		ID: id, Label: info.Label, Kind: keyring.KindAdded, Public: k.Public(), Confirm: info.Confirm, Only: info.Only,
 		Usages: usagesOf(k.Public()),
 	}}
-	if p, ok := k.(ed25519.PrivateKey); ok {
-		fresh.private = secret.Copy(p)
-	} else {
-		der, err := inNormalForm(k)
-		if err != nil {
-			return fmt.Errorf("%w: %w", keyring.ErrUnsupported, err)
-		}
-		fresh.private = secret.From(der)
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var old *addedKey
@@ -127,7 +121,7 @@ func (a *Added) publishLocked(next []keyring.Key) {
 // keyring.Decrypter and keyring.Deriver.
 type addedKey struct {
 	info    keyring.KeyInfo
-	private secret.Bytes // of ed25519 the 64 bytes that crypto/ed25519 takes; else in normal form
+	private secret.Bytes // in normal form
 }
 
 func (k *addedKey) Info() keyring.KeyInfo { return k.info }
@@ -190,16 +184,12 @@ func (k *addedKey) open(use func(crypto.Signer) error) (err error) {
 			err = fmt.Errorf("%s: %w", k.info.Label, keyring.ErrNotFound)
 			return
 		}
-		var s crypto.Signer
-		if _, ok := k.info.Public.(ed25519.PublicKey); ok {
-			// crypto/ed25519 remembers keys by their address, which must never be
-			// another key's: secret memory is used again, and the heap is not as
-			// long as somebody remembers.
-			private := bytes.Clone(p)
-			defer clear(private)
-			s = ed25519.PrivateKey(private)
-		} else if s, err = fromNormalForm(p); err != nil {
+		s, fromErr := fromNormalForm(p, k.info.Public)
+		if err = fromErr; err != nil {
 			return
+		}
+		if private, ok := s.(ed25519.PrivateKey); ok {
+			defer clear(private)
 		}
 		err = use(s)
 	})

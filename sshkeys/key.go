@@ -21,6 +21,7 @@ type Key struct {
 	path      string
 	encrypted bool
 	info      atomic.Pointer[keyring.KeyInfo]
+	known     halves
 
 	// turn lets one use at a time decrypt, so that ten signatures at once pay
 	// for one derivation and not for ten.
@@ -145,7 +146,7 @@ func (k *Key) recall(auth secret.Bytes) crypto.Signer {
 	var s crypto.Signer
 	have.plain.Use(func(p []byte) {
 		if p != nil { // not forgotten meanwhile
-			s, _ = fromNormalForm(p)
+			s, _ = fromNormalForm(p, k.Info().Public)
 		}
 	})
 	return s
@@ -153,11 +154,11 @@ func (k *Key) recall(auth secret.Bytes) crypto.Signer {
 
 // keep keeps a decrypted key, unless Forget was called since forgot was read.
 func (k *Key) keep(s crypto.Signer, file folder.ID, auth secret.Bytes, forgot uint64) error {
-	der, err := inNormalForm(s)
+	plain, err := inNormalForm(s)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", k.path, keyring.ErrUnsupported, err)
 	}
-	fresh := &kept{file: file, auth: auth.Clone(), plain: secret.From(der)}
+	fresh := &kept{file: file, auth: auth.Clone(), plain: secret.From(plain)}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.forgot != forgot {
@@ -188,7 +189,7 @@ func (k *Key) read(auth secret.Bytes) (crypto.Signer, folder.ID, error) {
 		if err := f.Exposed(); err != nil {
 			return err
 		}
-		auth.Use(func(passphrase []byte) { s, err = open(data, passphrase) })
+		auth.Use(func(passphrase []byte) { s, err = openAgain(data, passphrase, &k.known) })
 		return err
 	})
 	switch {

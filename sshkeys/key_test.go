@@ -262,6 +262,49 @@ func TestPublicHalfIsNotBelieved(t *testing.T) {
 	}
 }
 
+// What was computed for one private half is not taken for another's, nor is
+// what a file says afterwards.
+func TestPublicHalfIsComputedOnce(t *testing.T) {
+	pub, priv, _ := ed25519.GenerateKey(rand.Reader)
+	other, otherPriv, _ := ed25519.GenerateKey(rand.Reader)
+	var h halves
+	for range 2 {
+		for _, k := range []ed25519.PrivateKey{priv, priv, otherPriv} {
+			if got := h.of(k.Seed()); !got.Equal(k) || !bytes.Equal(got, k) {
+				t.Errorf("%x, want %x", got.Public(), k.Public())
+			}
+		}
+	}
+	if h.of(priv.Seed()); !bytes.Equal(h.public, pub) {
+		t.Error("the last one is not remembered")
+	}
+	a, b := h.of(priv.Seed()), h.of(priv.Seed())
+	if clear(a); !bytes.Equal(b, priv) || !bytes.Equal(h.public, pub) {
+		t.Error("two keys share their memory")
+	}
+
+	block, err := ssh.MarshalPrivateKey(priv, "")
+	must(t, err)
+	d := dir(t)
+	path := filepath.Join(d, "k")
+	write(t, path, pem.EncodeToMemory(block))
+	k := serve(t, d).key(t, path)
+	must(t, sign(t.Context(), k, secret.Bytes{}))
+	said := bytes.Clone(block.Bytes)
+	at := bytes.LastIndex(said, pub) // behind the seed
+	copy(said[at:], other)
+	write(t, path, pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: said}))
+	sig, err := k.Sign(t.Context(), secret.Bytes{}, []byte("x"), crypto.Hash(0))
+	if err != nil || !ed25519.Verify(pub, []byte("x"), sig) {
+		t.Errorf("with another public half behind the seed: %v", err)
+	}
+	copy(block.Bytes[at-ed25519.SeedSize:], otherPriv.Seed())
+	write(t, path, pem.EncodeToMemory(block))
+	if err := sign(t.Context(), k, secret.Bytes{}); !errors.Is(err, keyring.ErrUnavailable) {
+		t.Errorf("with another seed: %v", err)
+	}
+}
+
 func TestPublicKeyFileOfAnotherKey(t *testing.T) {
 	d := dir(t)
 	path := filepath.Join(d, "k")
