@@ -131,8 +131,7 @@ func (d *daemon) run(ctx context.Context) error {
 	fronts.Go(func() error { events.watch(ctx); return nil })
 	fronts.Go(func() error { events.signals(ctx, keys); return nil })
 
-	giveBack()
-	fronts.Go(func() error { rest(ctx); return nil })
+	fronts.Go(func() error { rest(ctx, vault.ready); return nil })
 	d.ready(sockets.ssh.Addr().String(), len(keys.List()))
 	<-ctx.Done()
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)

@@ -13,6 +13,9 @@ import (
 )
 
 const (
+	// settled is how long after its start the daemon gives back what starting
+	// needed: the login's first questions come before that, and are not to wait.
+	settled = time.Second
 	// restEvery is how often the daemon looks whether it has come to rest.
 	restEvery = 10 * time.Second
 	// A daemon works that allocates more than quiet in that time. What is worth
@@ -21,9 +24,23 @@ const (
 	worthwhile = 2 << 20
 )
 
-// rest gives back what work has left over, each time there is none for a while,
-// until ctx ends: the collector by itself keeps a heap of twice what is needed.
-func rest(ctx context.Context) {
+// rest gives back what starting has left over once started is closed, and then
+// what work has, each time there is none for a while, until ctx ends: the
+// collector by itself keeps a heap of twice what is needed.
+func rest(ctx context.Context, started <-chan struct{}) {
+	select {
+	case <-started:
+	case <-ctx.Done():
+		return
+	}
+	first := time.NewTimer(settled)
+	defer first.Stop()
+	select {
+	case <-first.C:
+		giveBack()
+	case <-ctx.Done():
+		return
+	}
 	allocated := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	look := func() uint64 {
 		metrics.Read(allocated)
@@ -49,9 +66,9 @@ func rest(ctx context.Context) {
 	}
 }
 
-// giveBack gives back the memory that starting needed and serving does not: an
-// idle daemon is small. That is the heap's free pages, and the parts of the
-// program itself that only ran once, which the kernel otherwise keeps mapped.
+// giveBack gives back the memory that nothing needs any more: an idle daemon is
+// small. That is the heap's free pages, and the parts of the program itself that
+// ran some time ago, which the kernel otherwise keeps mapped.
 // Its pages come back from the page cache when they are needed again.
 func giveBack() {
 	debug.FreeOSMemory()

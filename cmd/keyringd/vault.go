@@ -43,7 +43,6 @@ func (d *daemon) openVault(ctx context.Context, gate *keyring.Gate, device *tpm.
 		}
 		v.secrets.Log, v.secrets.TPM = d.log, device != nil
 		v.mover = &moving.Mover{Secrets: v.secrets, Gate: gate, Log: d.log}
-		giveBack()
 	}()
 	return v
 }
