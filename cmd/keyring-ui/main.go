@@ -27,6 +27,7 @@ var version = "unknown"
 
 const usage = `usage: keyring-ui [FLAG]...        asks what it is told on standard input (pinentry protocol)
        keyring-ui TEXT             asks for the text's answer (SSH_ASKPASS)
+       keyring-ui manager          looks after keys and keyrings
 
 `
 
@@ -37,6 +38,9 @@ func main() {
 }
 
 func run() int {
+	if len(os.Args) > 1 && os.Args[1] == "manager" {
+		return runManager(os.Args[2:])
+	}
 	c, err := parse(os.Args[1:], os.Stderr)
 	if err != nil {
 		return c.status

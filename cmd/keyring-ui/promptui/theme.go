@@ -15,6 +15,7 @@ const (
 	colorOnFault fyne.ThemeColorName = "keyringd-fault"
 	colorCaution fyne.ThemeColorName = "keyringd-caution"
 	colorChosen  fyne.ThemeColorName = "keyringd-chosen"
+	colorSide    fyne.ThemeColorName = "keyringd-side"
 )
 
 // Theme is calm and native to a GNOME-like desktop, in light and in dark. Its
@@ -65,6 +66,7 @@ func palette(name fyne.ThemeColorName) (pair, bool) {
 		colorBanner:                        {0xfdf0d0ff, 0x45402bff},
 		colorTrack:                         {0xdededfff, 0x4a4a50ff},
 		colorChosen:                        {0xffffffff, 0x6a6a72ff},
+		colorSide:                          {0xf0f0f1ff, 0x27272bff},
 		theme.ColorNameWarning:             {0xc88800ff, 0xe5a50aff},
 		theme.ColorNameSuccess:             {0x1b7f3bff, 0x57e389ff},
 		theme.ColorNameMenuBackground:      {0xffffffff, 0x38383dff},
