@@ -92,6 +92,12 @@ func TestStandbyIsNotNeeded(t *testing.T) {
 			p, said := kept(t, "pins:1234")
 			asks(t, p)
 			n := waiting(t, said, 2)
+			// It says so before we know it, and one that we do not know yet is not asked.
+			until(t, "it is kept", func() bool {
+				p.standby.mu.Lock()
+				defer p.standby.mu.Unlock()
+				return p.standby.waiting != nil
+			})
 			if err := unix.Kill(n, harm); err != nil {
 				t.Fatal(err)
 			}
