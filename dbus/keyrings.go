@@ -45,13 +45,13 @@ func (c *call) listKeyrings() ([]properties, error) {
 	}
 	list := []properties{}
 	for _, info := range s.Secrets.Collections() {
-		items, err := s.Secrets.Items(info.ID)
-		if err != nil {
-			return nil, err
-		}
 		p := collectionState(info)
 		p["ID"] = godbus.MakeVariant(info.ID)
-		p["Items"] = godbus.MakeVariant(uint32(len(items)))
+		// Where they cannot be counted their number is left out: the user still
+		// has to see what there is to unlock.
+		if items, err := s.Secrets.Items(info.ID); err == nil {
+			p["Items"] = godbus.MakeVariant(uint32(len(items)))
+		}
 		p["Path"] = godbus.MakeVariant(collectionPath(info.ID))
 		p["Aliases"] = godbus.MakeVariant(append([]string{}, aliases[info.ID]...))
 		list = append(list, p)

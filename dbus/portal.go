@@ -106,7 +106,7 @@ func (c *call) closeRequest() error {
 
 // appKey returns an application's key, the caller's to Wipe, and makes it the
 // first time. It lies in the default collection as gnome-keyring keeps it, so
-// that keys which were moved here are found.
+// that keys which were moved here are found; or in what was the default then.
 func (s *Server) appKey(ctx context.Context, c keyring.Caller, app string) (secret.Bytes, error) {
 	collection, ok := s.Secrets.Alias(keyring.DefaultAlias)
 	if !ok {
@@ -123,6 +123,11 @@ func (s *Server) appKey(ctx context.Context, c keyring.Caller, app string) (secr
 		return secret.Bytes{}, err
 	}
 	if len(found) == 0 {
+		if found, err = s.elsewhere(ctx, c, attributes); err != nil {
+			return secret.Bytes{}, err
+		}
+	}
+	if len(found) == 0 {
 		if err := s.makeAppKey(ctx, c, collection, app, attributes); err != nil {
 			return secret.Bytes{}, err
 		}
@@ -136,6 +141,16 @@ func (s *Server) appKey(ctx context.Context, c keyring.Caller, app string) (secr
 	}
 	key, _, err := s.Secrets.Secret(ctx, c, found[0])
 	return key, err
+}
+
+// elsewhere looks for an application's key in all collections. With another key
+// the application could not read what it has encrypted.
+func (s *Server) elsewhere(ctx context.Context, c keyring.Caller, attributes map[string]string) ([]keyring.ItemRef, error) {
+	open, closed, err := s.Secrets.Search(attributes)
+	if err != nil || len(open) > 0 || len(closed) == 0 {
+		return open, err
+	}
+	return closed, s.Secrets.Unlock(ctx, c, closed[0].Collection)
 }
 
 func (s *Server) makeAppKey(ctx context.Context, c keyring.Caller, collection, app string, attributes map[string]string) error {

@@ -156,11 +156,17 @@ func (s *Server) aliases() (names []string) {
 
 // unlocking does what needs an unlocked collection. If the collection is locked
 // and can be unlocked without asking anybody, that is done first, so that
-// programs see it locked only where a person is needed.
+// programs see it locked only where a person is needed. Unlocking also puts
+// damage right.
 func (s *Server) unlocking(ctx context.Context, collection string, do func() error) error {
 	err := do()
-	if errors.Is(err, keyring.ErrLocked) && s.Secrets.UnlockQuietly(ctx, collection) {
+	if (errors.Is(err, keyring.ErrLocked) || errors.Is(err, keyring.ErrUnavailable) && s.locked(collection)) && s.Secrets.UnlockQuietly(ctx, collection) {
 		err = do()
 	}
 	return err
+}
+
+func (s *Server) locked(collection string) bool {
+	info, err := s.Secrets.Collection(collection)
+	return err == nil && info.Locked
 }

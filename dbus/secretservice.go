@@ -41,8 +41,14 @@ func (c *call) createCollection(all properties, alias string) (made, prompt godb
 	if err := checkAlias(alias); alias != "" && err != nil {
 		return "", "", err
 	}
-	if info, err := s.collection(aliasesPath + "/" + godbus.ObjectPath(alias)); alias != "" && err == nil {
-		return collectionPath(info.ID), nothing, nil
+	if alias != "" {
+		info, err := s.collection(aliasesPath + "/" + godbus.ObjectPath(alias))
+		if err == nil {
+			return collectionPath(info.ID), nothing, nil
+		}
+		if !errors.Is(err, keyring.ErrNotFound) {
+			return "", "", err
+		}
 	}
 	at, err := c.prompt(nothing, func(ctx context.Context) (any, error) {
 		id, err := s.Secrets.CreateCollection(ctx, c.caller, label, alias)
@@ -58,8 +64,9 @@ func (c *call) searchItems(attributes map[string]string) (unlocked, locked []god
 	s := c.bus.server
 	quietly := c.quietly()
 	open, closed, err := s.Secrets.Search(attributes)
-	if errors.Is(err, keyring.ErrLocked) {
-		// One cannot be searched while it is locked.
+	if errors.Is(err, keyring.ErrLocked) || errors.Is(err, keyring.ErrUnavailable) {
+		// One cannot be searched while it is locked, or is damaged in a way that
+		// unlocking puts right.
 		for _, info := range s.Secrets.Collections() {
 			quietly(info.ID)
 		}
@@ -109,9 +116,12 @@ func (c *call) unlockObjects(paths []godbus.ObjectPath) (unlocked []godbus.Objec
 	var rest []locked
 	quietly := c.quietly()
 	for _, at := range paths {
-		collection, ok := s.behind(at)
-		if !ok {
+		collection, err := s.behind(at)
+		if errors.Is(err, keyring.ErrNotFound) {
 			continue
+		}
+		if err != nil {
+			return nil, "", err
 		}
 		if quietly(collection) {
 			unlocked = append(unlocked, at)
@@ -129,18 +139,23 @@ func (c *call) unlockObjects(paths []godbus.ObjectPath) (unlocked []godbus.Objec
 	return unlocked, prompt, err
 }
 
-// behind returns the collection that an object is or lies in, if there is such
-// an object.
-func (s *Server) behind(at godbus.ObjectPath) (collection string, ok bool) {
+// behind returns the collection that an object is or lies in; ErrNotFound: there
+// is no such object.
+func (s *Server) behind(at godbus.ObjectPath) (collection string, err error) {
 	r, ok := s.resolve(at)
 	if !ok {
-		return "", false
+		return "", keyring.ErrNotFound
 	}
-	_, err := s.Secrets.Collection(r.Collection)
-	if err == nil && r.Item != "" {
-		_, err = s.Secrets.Item(r)
+	if _, err := s.Secrets.Collection(r.Collection); err != nil {
+		return "", err
 	}
-	return r.Collection, err == nil || errors.Is(err, keyring.ErrLocked)
+	if r.Item != "" {
+		// One that is locked or damaged is there.
+		if _, err := s.Secrets.Item(r); errors.Is(err, keyring.ErrNotFound) {
+			return "", err
+		}
+	}
+	return r.Collection, nil
 }
 
 // unlockAll unlocks one collection after the other until the user says no. An
@@ -176,9 +191,9 @@ func (c *call) lockObjects(paths []godbus.ObjectPath) (locked []godbus.ObjectPat
 	locked = []godbus.ObjectPath{}
 	done := map[string]bool{}
 	for _, at := range paths {
-		collection, ok := s.behind(at)
-		if !ok {
-			continue
+		collection, err := s.behind(at)
+		if err != nil {
+			continue // nothing that could be unlocked
 		}
 		if !done[collection] {
 			// The session collection cannot be locked, and is not said to be.

@@ -45,7 +45,11 @@ func (s *session) keyringListCommand() *cobra.Command {
 					if k.Locked {
 						state = "locked"
 					}
-					t.add(k.ID, k.Label, state, strconv.Itoa(k.Items), strings.Join(k.Aliases, ", "), when(k.Modified))
+					items := "unknown"
+					if k.Items >= 0 {
+						items = strconv.Itoa(k.Items)
+					}
+					t.add(k.ID, k.Label, state, items, strings.Join(k.Aliases, ", "), when(k.Modified))
 				}
 				return s.printTable(t)
 			})

@@ -20,7 +20,7 @@ type Keyring struct {
 	ID       string    `json:"id"`
 	Label    string    `json:"label"`
 	Locked   bool      `json:"locked"`
-	Items    int       `json:"items"`
+	Items    int       `json:"items"` // -1: it has to be unlocked to be known
 	Aliases  []string  `json:"aliases"`
 	Path     string    `json:"path"` // of its object
 	Created  time.Time `json:"created"`
@@ -52,8 +52,10 @@ func (c *Client) Keyrings(ctx context.Context) ([]Keyring, error) {
 		k.ID, _ = p["ID"].Value().(string)
 		k.Label, _ = p["Label"].Value().(string)
 		k.Locked, _ = p["Locked"].Value().(bool)
-		items, _ := p["Items"].Value().(uint32)
-		k.Items = int(items)
+		k.Items = -1
+		if items, ok := p["Items"].Value().(uint32); ok {
+			k.Items = int(items)
+		}
 		k.Aliases, _ = p["Aliases"].Value().([]string)
 		path, _ := p["Path"].Value().(godbus.ObjectPath)
 		k.Path = string(path)
