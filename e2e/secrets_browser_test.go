@@ -159,6 +159,7 @@ func (c cabinet) safeStorage() string {
 // stores it once, finds it again after a restart, and never makes another, not
 // even when the user refuses or the keyring cannot be searched.
 func TestChromium(t *testing.T) {
+	t.Parallel()
 	bustest.Need(t, "chromium")
 	display := screen(t)
 	site := newWebsite(t)

@@ -13,6 +13,7 @@ import (
 // secrets, and find them after a restart: one prompt for each keyring, a no that
 // loses nothing, and no secret under another's name.
 func TestPythonClients(t *testing.T) {
+	t.Parallel()
 	for _, client := range []struct {
 		script, needs string
 		prompts       int // to find everything again
@@ -76,6 +77,7 @@ func (c cabinet) listed() []string {
 // TestGoClients runs the own tests of the libraries that Go programs keep their
 // passwords with. `make deps` fetches them; nothing is fetched here.
 func TestGoClients(t *testing.T) {
+	t.Parallel()
 	for _, client := range []struct {
 		module, tests string
 		want          int // how many of them there are, at least

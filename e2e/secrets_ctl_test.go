@@ -34,6 +34,7 @@ func (c cabinet) keyring(label string) keyringJSON {
 
 // TestKeyrings looks after keyrings with keyringctl.
 func TestKeyrings(t *testing.T) {
+	t.Parallel()
 	bustest.Need(t, "secret-tool")
 	c := newCabinet(t, "none")
 	c.must("swordfish", "secret-tool", "store", "--label=Mail", "user", "mia")

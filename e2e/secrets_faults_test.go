@@ -169,7 +169,7 @@ func flips() int {
 	if n, err := strconv.Atoi(os.Getenv("KEYRINGD_FLIPS")); err == nil {
 		return n
 	}
-	return 20
+	return 12
 }
 
 // TestBitFlips turns bits of the database over between restarts. What is then

@@ -16,6 +16,7 @@ import (
 // password makes the login keyring, later ones unlock it after each restart, and
 // it changes with the password. Nobody is ever asked.
 func TestPAM(t *testing.T) {
+	t.Parallel()
 	bustest.Need(t, "secret-tool")
 	c := newCabinet(t, "none")
 	c.Write("pinentry", refuser, 0o700)
@@ -86,6 +87,7 @@ func TestPAM(t *testing.T) {
 // at all. On another machine the data folder stays locked, finds what it has, and
 // opens with the passphrase.
 func TestTPMUnlocks(t *testing.T) {
+	t.Parallel()
 	bustest.Need(t, "secret-tool")
 	tpm, other := tpmtest.Start(t), tpmtest.Start(t)
 	here, there := tpm.Address().String(), other.Address().String()
@@ -154,6 +156,7 @@ func TestTPMUnlocks(t *testing.T) {
 
 // TestTPMWithPIN has a TPM slot that wants a PIN, and a recovery code.
 func TestTPMWithPIN(t *testing.T) {
+	t.Parallel()
 	bustest.Need(t, "secret-tool")
 	tpm := tpmtest.Start(t)
 	here := tpm.Address().String()
@@ -182,6 +185,7 @@ func TestTPMWithPIN(t *testing.T) {
 // TestLostIndexKey moves the data folder without the key of its index: what is
 // locked must not look like an empty keyring.
 func TestLostIndexKey(t *testing.T) {
+	t.Parallel()
 	bustest.Need(t, "secret-tool")
 	c := newCabinet(t, "none")
 	c.must("swordfish", "secret-tool", "store", "--label=Mail", "user", "mia")

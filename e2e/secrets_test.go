@@ -162,6 +162,7 @@ func lacks(t *testing.T, missing bool, what string) {
 
 // TestSecretTool stores, finds, locks and clears with libsecret's own tool.
 func TestSecretTool(t *testing.T) {
+	t.Parallel()
 	bustest.Need(t, "secret-tool")
 	c := newCabinet(t, "none")
 	c.must("swordfish", "secret-tool", "store", "--label=Mail", "server", "mail.example.org", "user", "mia")
@@ -221,6 +222,7 @@ func (c cabinet) toolLocks() {
 // TestNobodyToAsk has no prompter: every client gets an error soon, and none is
 // told that there is nothing.
 func TestNobodyToAsk(t *testing.T) {
+	t.Parallel()
 	bustest.Need(t, "secret-tool")
 	c := newCabinet(t, "none")
 	c.must("swordfish", "secret-tool", "store", "--label=Mail", "user", "mia")
