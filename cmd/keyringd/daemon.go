@@ -108,13 +108,7 @@ func (d *daemon) run(ctx context.Context) error {
 		fronts.Go(func() error { return tokens.Serve(ctx, l) })
 	}
 	if sockets.control != nil {
-		fronts.Go(func() error {
-			secrets, err := vault.wait(ctx)
-			if err != nil {
-				return err
-			}
-			return control.New(secrets, d.log).Serve(ctx, sockets.control)
-		})
+		fronts.Go(func() error { return control.New(vault, d.log).Serve(ctx, sockets.control) })
 	}
 	if address := d.busAddress(); address != "" {
 		front := dbus.New(keys, gate, d.log)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
@@ -65,6 +66,25 @@ func (v *vault) now() *keyring.Secrets {
 	default:
 		return nil
 	}
+}
+
+// Login is control.Login's. It waits for the secrets as long as a login may take:
+// pam_gnome_keyring.so waits for ever, and the user before it.
+func (v *vault) Login(ctx context.Context, c keyring.Caller, password secret.Bytes) error {
+	s, err := v.wait(ctx)
+	if err != nil {
+		return fmt.Errorf("the keyrings are not open yet: %w", err)
+	}
+	return s.Login(ctx, c, password)
+}
+
+// ChangeLogin is control.Login's.
+func (v *vault) ChangeLogin(ctx context.Context, c keyring.Caller, old, new secret.Bytes) error {
+	s, err := v.wait(ctx)
+	if err != nil {
+		return fmt.Errorf("the keyrings are not open yet: %w", err)
+	}
+	return s.ChangeLogin(ctx, c, old, new)
 }
 
 // passphrases is keyring.Keys.Passphrases.
