@@ -227,7 +227,7 @@ func TestLockUnlockApprovals(t *testing.T) {
 	k.KeyInfo.Confirm = true
 	free := newKey(t, "free")
 	h := serve(t, k, free)
-	h.prompter.Default = func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Passphrase: "1"} }
+	h.prompter.Always(func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Passphrase: "1"} })
 	if out := h.must("unlock"); out != "1 key is unlocked.\n" {
 		t.Error(out)
 	}
@@ -258,7 +258,7 @@ func TestLockUnlockApprovals(t *testing.T) {
 	if out := h.must("lock"); !strings.HasPrefix(out, "Locked") {
 		t.Error(out)
 	}
-	h.prompter.Default = func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Err: prompt.ErrDismissed} }
+	h.prompter.Always(func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Err: prompt.ErrDismissed} })
 	if _, errs, status := h.run("unlock", "k"); status != 1 || !strings.Contains(errs, "refused by the user") {
 		t.Errorf("status %d: %s", status, errs)
 	}
@@ -267,7 +267,7 @@ func TestLockUnlockApprovals(t *testing.T) {
 // TestInterruptTakesTheQuestionAway: Ctrl-C while the user is being asked.
 func TestInterruptTakesTheQuestionAway(t *testing.T) {
 	h := serve(t, newKey(t, "k").Locked("1", nil))
-	h.prompter.Default = func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{When: make(chan struct{})} }
+	h.prompter.Always(func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{When: make(chan struct{})} })
 	cmd := exec.Command(program, "unlock")
 	cmd.Env = h.env
 	var errs bytes.Buffer

@@ -62,7 +62,7 @@ func TestKeyRequestIsAUse(t *testing.T) {
 	k := newKey(t, "web")
 	k.KeyInfo.Confirm = true
 	h := serve(t, k)
-	h.prompter.Default = func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Err: prompt.ErrDismissed} }
+	h.prompter.Script(keyringtest.Reply{Err: prompt.ErrDismissed})
 	out, errs, status := h.run("key", "request", "web", "--subject", "CN=x")
 	if status != 1 || out != "" || !strings.Contains(errs, keyring.ErrDenied.Error()) {
 		t.Errorf("status %d, %q\n%s", status, out, errs)

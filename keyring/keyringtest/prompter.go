@@ -41,6 +41,13 @@ func (p *FakePrompter) Script(replies ...Reply) {
 	p.script = append(p.script, replies...)
 }
 
+// Always sets Default while the prompter is in use.
+func (p *FakePrompter) Always(reply func(prompt.Question) Reply) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Default = reply
+}
+
 // Prompt takes the next reply of the script. It obeys ctx, as a Prompter does,
 // even where no wait is scripted.
 func (p *FakePrompter) Prompt(ctx context.Context, q prompt.Question) (prompt.Answer, error) {
