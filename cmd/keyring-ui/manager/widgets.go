@@ -98,13 +98,13 @@ func newSecretField(hint string, enter, escape func()) *field {
 
 // A reveal shows what is in a field, or hides it.
 type reveal struct {
-	widget.Icon
-	of *field
+	widget.BaseWidget
+	of   *field
+	icon *widget.Icon
 }
 
 func newReveal(of *field) *reveal {
-	r := &reveal{of: of}
-	r.Resource = theme.VisibilityIcon()
+	r := &reveal{of: of, icon: widget.NewIcon(theme.VisibilityIcon())}
 	r.ExtendBaseWidget(r)
 	return r
 }
@@ -112,14 +112,16 @@ func newReveal(of *field) *reveal {
 // Tapped implements [fyne.Tappable].
 func (r *reveal) Tapped(*fyne.PointEvent) {
 	r.of.Password = !r.of.Password
-	if r.SetResource(theme.VisibilityIcon()); !r.of.Password {
-		r.SetResource(theme.VisibilityOffIcon())
+	if r.icon.SetResource(theme.VisibilityIcon()); !r.of.Password {
+		r.icon.SetResource(theme.VisibilityOffIcon())
 	}
 	r.of.Refresh()
 }
 
-// MinSize implements [fyne.CanvasObject].
-func (r *reveal) MinSize() fyne.Size { return fyne.NewSize(34, 18) }
+// CreateRenderer implements [fyne.Widget].
+func (r *reveal) CreateRenderer() fyne.WidgetRenderer {
+	return widget.NewSimpleRenderer(container.New(margin{left: 8, right: 10}, container.NewCenter(container.NewGridWrap(fyne.NewSquareSize(18), r.icon))))
+}
 
 // Cursor implements [desktop.Cursorable].
 func (r *reveal) Cursor() desktop.Cursor { return desktop.DefaultCursor }
