@@ -143,7 +143,7 @@ func (d *daemon) agent(keys *keyring.Keys, programs *sshhelper.Programs, certifi
 	s.AllowProviders = d.providers()
 	s.Certificates = certificates
 	s.KnownHosts = knownhosts.User(d.env.Home)
-	s.Upstream = d.Upstream
+	s.Upstream, s.AllowRemoteChanges = d.Upstream, d.RemoteChanges
 	return s
 }
 

@@ -34,6 +34,7 @@ type settings struct {
 	// In config.toml alone.
 	Confirm           confirmRules // the keys whose every use wants permission
 	ConfirmForwarded  bool         // each use by another machine wants permission, whatever the key asks for
+	RemoteChanges     bool         // another machine may add, remove and lock through a forwarded agent
 	Notify            bool         // tell the user of each use of a key
 	SecretService     bool         // serve org.freedesktop.secrets, where no other program does
 	PKCS11StrictLogin bool         // PKCS #11 wants C_Login before a key that has a PIN is used

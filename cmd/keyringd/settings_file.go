@@ -38,6 +38,7 @@ type configFile struct {
 	Confirm           *[]string `toml:"confirm"`
 	Notify            *bool     `toml:"notify"`
 	ConfirmForwarded  *bool     `toml:"confirm-forwarded"`
+	RemoteChanges     *bool     `toml:"allow-remote-changes"`
 	SecretService     *bool     `toml:"secret-service"`
 	PKCS11StrictLogin *bool     `toml:"pkcs11-strict-login"`
 	LogLevel          *string   `toml:"log-level"`
@@ -244,6 +245,7 @@ func (f *configFile) into(s *settings, home string) {
 	set(&s.P11KitSocket, f.P11KitSocket)
 	set(&s.Notify, f.Notify)
 	set(&s.ConfirmForwarded, f.ConfirmForwarded)
+	set(&s.RemoteChanges, f.RemoteChanges)
 	set(&s.SecretService, f.SecretService)
 	set(&s.PKCS11StrictLogin, f.PKCS11StrictLogin)
 	setActions(&s.Lock.Screen, f.Lock.Screen)

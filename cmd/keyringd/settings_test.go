@@ -52,6 +52,7 @@ confirm = ["work-*", "~/.ssh/id_*", "id:00FF00FF"]
 notify = false
 secret-service = false
 confirm-forwarded = true
+allow-remote-changes = true
 pkcs11-strict-login = true
 log-level = "debug"
 
@@ -72,7 +73,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		TPM: "unix:/run/tpm", KeyDirs: []string{home + "/keys", "/srv/keys"}, RuntimeDir: "/run/user/77/other", DataDir: home + "/data",
 		Prompter: "pinentry:pinentry-qt", Bus: "none", Upstream: home + "/agent", AllowProviders: []string{"/opt/*"},
 		Remember: 90 * time.Second, Replace: true, P11KitSocket: true,
-		Confirm: confirmRules{{pattern: "work-*"}, {pattern: home + "/.ssh/id_*"}, {id: "00ff00ff"}}, PKCS11StrictLogin: true, ConfirmForwarded: true,
+		Confirm: confirmRules{{pattern: "work-*"}, {pattern: home + "/.ssh/id_*"}, {id: "00ff00ff"}}, PKCS11StrictLogin: true, ConfirmForwarded: true, RemoteChanges: true,
 		LogLevel: slog.LevelDebug,
 		Lock:     lockSettings{Screen: lockActions{Forget: true, Keyrings: true}, Idle: lockActions{Keyrings: true}},
 	}
