@@ -208,6 +208,9 @@ func (s *screen) open(q ask.Question, o promptui.Options) error {
 			raise(window, s.set.Load().ParentWID)
 		}
 	})
+	// The window manager may have taken the place that the window had while it was
+	// out of sight for a wish.
+	s.win.CenterOnScreen()
 	s.win.RequestFocus()
 	v.Start(s.win.Canvas())
 	return nil

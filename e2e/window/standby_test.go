@@ -29,10 +29,10 @@ func TestStandby(t *testing.T) {
 	a.tell("OPTION grab", "OPTION keyringd-kind=passphrase", "OPTION keyringd-pin=1", "OPTION keyringd-subject=work laptop", "SETDESC x")
 	a.send("GETPIN")
 	s.window()
-	x, y, w, h := s.place()
-	if left, top := x, y; left < 300 || left+w > 980 || top < 60 || top+h > 740 {
-		t.Errorf("at %d, %d, %d by %d: not in the middle of 1280 by 800", x, y, w, h)
-	}
+	await(t, "the middle of 1280 by 800", func() bool {
+		x, y, w, h := s.place()
+		return x >= 300 && x+w <= 980 && y >= 60 && y+h <= 740
+	})
 	s.types("47 é1")
 	s.keys("Return")
 	a.want("D 47 é1|OK")
