@@ -46,6 +46,8 @@ type Keyrings interface {
 	AddSlot(ctx context.Context, keyring, kind string, pin bool, pcrs string) (id string, err error)
 	AddRecoverySlot(ctx context.Context, keyring string) (id string, code []byte, err error)
 	RemoveSlot(ctx context.Context, keyring, slot string) error
+	ImportKeyrings(ctx context.Context, paths []string, into string, archive bool) ([]client.Moved, error)
+	ExportKeyrings(ctx context.Context, e client.Export) ([]client.Moved, error)
 }
 
 // Items are what is in keyrings; both go by the paths of their objects.

@@ -154,6 +154,15 @@ func (f *fakeDaemon) AddRecoverySlot(ctx context.Context, id string) (string, []
 func (f *fakeDaemon) RemoveSlot(ctx context.Context, id, slot string) error {
 	return f.did(ctx, "RemoveSlot", id, slot)
 }
+func (f *fakeDaemon) ImportKeyrings(ctx context.Context, paths []string, into string, archive bool) ([]client.Moved, error) {
+	return []client.Moved{
+		{Label: "Login", Items: 12, There: 1, Notes: []string{"One item is a key of an application's; it works only where that application is."}},
+		{Label: hostile, Error: "wrong passphrase"},
+	}, f.did(ctx, "ImportKeyrings", paths, into, archive)
+}
+func (f *fakeDaemon) ExportKeyrings(ctx context.Context, e client.Export) ([]client.Moved, error) {
+	return []client.Moved{{Label: "Login", Items: 4}}, f.did(ctx, "ExportKeyrings", e.Path, e.Keyrings, e.Plain, e.Force)
+}
 func (f *fakeDaemon) Items(ctx context.Context, at string) ([]client.Item, error) {
 	err := f.did(ctx, "Items", at)
 	f.mu.Lock()

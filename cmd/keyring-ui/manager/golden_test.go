@@ -165,6 +165,14 @@ func gallery() map[string]func(t *testing.T, dark bool) *shot {
 			s.press("Edit…")
 		}),
 		"keyring-delete": at(full(), login, func(s *shot) { s.deleteKeyringDialog(s.keyrings[0]) }),
+		"moving-import":  at(full(), login, func(s *shot) { s.importKeyringsDialog() }),
+		"moving-export":  at(full(), login, func(s *shot) { s.exportKeyringDialog(s.keyrings[0]) }),
+		"moving-done": at(full(), login, func(s *shot) {
+			s.importKeyringsDialog()
+			s.fields()[0].SetText("/x")
+			s.press("Import")
+		}),
+		"keyring-menu": at(full(), login, func(s *shot) { s.view.(*itemsView).menu() }),
 		"notice": at(full(), keys, func(s *shot) {
 			s.notice.fault(&client.Error{Name: "org.freedesktop.DBus.Error.AuthFailed", Text: "mia@work-laptop: wrong PIN; 2 tries are left before the TPM refuses all for some hours"})
 		}),
@@ -184,6 +192,7 @@ func gallery() map[string]func(t *testing.T, dark bool) *shot {
 var lightOnly = map[string]bool{
 	"keys-empty": true, "keys-hostile": true, "item-shown": true, "items-search": true, "creating": true, "import": true, "certificate": true,
 	"item-edit": true, "settings-by-hand": true, "german": true, "german-settings": true, "german-no-daemon": true, "remove": true,
+	"moving-import": true, "moving-export": true,
 }
 
 // TestLooks compares each view, in light and in dark, with the image in testdata

@@ -86,14 +86,7 @@ func (m *Manager) made(d *dialog, made client.Made, said string) {
 func (m *Manager) importKeyDialog(source string) {
 	d := m.newDialog(lang.L("Import a key into the TPM"))
 	d.add(newText(faceDim, lang.L("OpenSSH, PEM, PKCS #8 and PKCS #12 files. The file itself stays as it is.")))
-	path := newField("~/.ssh/id_ecdsa", d.enter, d.cancelled)
-	path.Text = tilde(m, source)
-	path.OnChanged = func(string) { d.check() }
-	browse := newButton(lang.L("Browse…"), theme.FolderOpenIcon(), func() {
-		m.choose(false, lang.L("Choose a private key"), "", func(p string) { path.SetText(p) })
-	}, d.cancelled)
-	d.locked = append(d.locked, path, browse)
-	d.add(labelled(lang.L("Private key file"), container.New(beside{gap: small, right: true}, browse, path)))
+	path := d.pathField(lang.L("Private key file"), "~/.ssh/id_ecdsa", tilde(m, source), false, lang.L("Choose a private key"), "")
 	name := d.field(lang.L("Name of the new file"), lang.L("optional: the file's name with .tpm"), "")
 	comment := d.field(lang.L("Label"), lang.L("optional, as mia@laptop"), "")
 	pin := d.tick(lang.L("Protect it with a PIN"), true)

@@ -28,6 +28,9 @@ func (v *itemsView) menu() {
 		entry(lang.L("Ways to unlock it…"), icon("unlock"), func() { m.slotsDialog(k) }),
 		entry(lang.L("Rename…"), theme.DocumentCreateIcon(), func() { m.renameKeyringDialog(k) }),
 		fyne.NewMenuItemSeparator(),
+		entry(lang.L("Import passwords…"), theme.DownloadIcon(), m.importKeyringsDialog),
+		entry(lang.L("Export passwords…"), theme.UploadIcon(), func() { m.exportKeyringDialog(k) }),
+		fyne.NewMenuItemSeparator(),
 		entry(lang.L("Delete…"), theme.DeleteIcon(), func() { m.deleteKeyringDialog(k) }),
 	)
 	widget.ShowPopUpMenuAtRelativePosition(menu, m.canvas, fyne.NewPos(0, v.moreB.Size().Height), v.moreB)

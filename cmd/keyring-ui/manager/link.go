@@ -213,6 +213,16 @@ func (l *Link) RemoveSlot(ctx context.Context, keyring, slot string) error {
 	return alone(ctx, l, func(c *client.Client) error { return c.RemoveSlot(ctx, keyring, slot) })
 }
 
+// ImportKeyrings implements [Keyrings].
+func (l *Link) ImportKeyrings(ctx context.Context, paths []string, into string, archive bool) ([]client.Moved, error) {
+	return apart(ctx, l, func(c *client.Client) ([]client.Moved, error) { return c.ImportKeyrings(ctx, paths, into, archive) })
+}
+
+// ExportKeyrings implements [Keyrings].
+func (l *Link) ExportKeyrings(ctx context.Context, e client.Export) ([]client.Moved, error) {
+	return apart(ctx, l, func(c *client.Client) ([]client.Moved, error) { return c.ExportKeyrings(ctx, e) })
+}
+
 // Items implements [Items].
 func (l *Link) Items(ctx context.Context, keyring string) (items []client.Item, err error) {
 	err = l.items(ctx, func(s *client.Secrets) (err error) { items, err = s.Items(ctx, keyring); return err })

@@ -310,6 +310,28 @@ func TestKeyrings(t *testing.T) {
 	}
 }
 
+func TestMoving(t *testing.T) {
+	s := show(t, full(), false)
+	s.to(place{placeKeyring, "login"})
+	s.importKeyringsDialog()
+	if !s.button("Import").Disabled() {
+		t.Error("nothing can be imported")
+	}
+	s.file = "/media/usb/login.keyring"
+	s.press("Browse…")
+	test.Tap(s.ticks()[0])
+	s.press("Import")
+	s.wants("ImportKeyrings [/media/usb/login.keyring]  true")
+	if !s.says("12 passwords moved") || !s.says("One password was there already") || !s.says("Wrong passphrase") {
+		t.Error("what became of it is not said")
+	}
+	s.press("Close")
+	s.exportKeyringDialog(s.keyrings[0])
+	s.press("Export")
+	s.wants("ExportKeyrings /home/mia/passwords.keyringd [login] false false")
+	s.press("Close")
+}
+
 func TestItems(t *testing.T) {
 	s := show(t, full(), false)
 	s.to(place{placeKeyring, "login"})
