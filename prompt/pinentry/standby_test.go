@@ -43,6 +43,17 @@ func waiting(t *testing.T, said func() string, nth int) int {
 	return pid(t, said)
 }
 
+// known waits until the program that waits is one that we know of. It says that
+// it waits before that, and one that we do not know yet is not asked.
+func known(t *testing.T, p *Program) {
+	t.Helper()
+	until(t, "it is kept", func() bool {
+		p.standby.mu.Lock()
+		defer p.standby.mu.Unlock()
+		return p.standby.waiting != nil
+	})
+}
+
 // pids are all processes that were started, in order.
 func pids(said func() string) (all []int) {
 	for line := range strings.Lines(said()) {
@@ -62,6 +73,7 @@ func TestStandbyServesOneQuestion(t *testing.T) {
 	}
 	for nth := 2; nth < 6; nth++ {
 		n := waiting(t, said, nth)
+		known(t, p)
 		if s := said(); strings.Count(s, "waits\n") != nth-1 || strings.Count(s, "GETPIN") != nth-1 {
 			t.Fatalf("before question %d:\n%s", nth, s)
 		}
@@ -82,8 +94,9 @@ func TestStandbyIsNotNeeded(t *testing.T) {
 			p, said := kept(t, "standby:"+mode)
 			asks(t, p)
 			n := waiting(t, said, 2)
-			asks(t, p)
-			until(t, "the other is gone", func() bool { return !alive(n) })
+			// It says that it waits before we know it, and one that we do not know
+			// yet is not asked, but the next time.
+			until(t, "the other is gone", func() bool { asks(t, p); return !alive(n) })
 		})
 	}
 	for name, harm := range map[string]unix.Signal{"killed": unix.SIGKILL, "stopped": unix.SIGSTOP} {
@@ -92,12 +105,7 @@ func TestStandbyIsNotNeeded(t *testing.T) {
 			p, said := kept(t, "pins:1234")
 			asks(t, p)
 			n := waiting(t, said, 2)
-			// It says so before we know it, and one that we do not know yet is not asked.
-			until(t, "it is kept", func() bool {
-				p.standby.mu.Lock()
-				defer p.standby.mu.Unlock()
-				return p.standby.waiting != nil
-			})
+			known(t, p)
 			if err := unix.Kill(n, harm); err != nil {
 				t.Fatal(err)
 			}
@@ -112,6 +120,7 @@ func TestStandbyThatIsRefused(t *testing.T) {
 	p, said := kept(t, "standby:cancel")
 	asks(t, p)
 	waiting(t, said, 2)
+	known(t, p)
 	if _, err := p.Prompt(t.Context(), question); !errors.Is(err, prompt.ErrDismissed) {
 		t.Errorf("error %v", err)
 	}
@@ -125,6 +134,7 @@ func TestStandbyIsHungUpOn(t *testing.T) {
 	p, said := kept(t, "standby:hang")
 	asks(t, p)
 	n := waiting(t, said, 2)
+	known(t, p)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -143,6 +153,7 @@ func TestStandbyOfAnotherKind(t *testing.T) {
 	p, said := kept(t, "pins:1234")
 	asks(t, p)
 	n := waiting(t, said, 2)
+	known(t, p)
 	other := &Program{Path: p.Path, Environ: append(os.Environ(), "DISPLAY=:99"), standby: p.standby}
 	asks(t, other)
 	until(t, "it is gone", func() bool { return !alive(n) })
