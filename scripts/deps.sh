@@ -30,6 +30,7 @@ tests=(
 	softhsm2 libtpm2-pkcs11-1 libtpm2-pkcs11-tools openjdk-17-jre-headless curl valgrind
 	gnome-keyring gcr libpam-gnome-keyring libsecret-tools pamtester libpam-wrapper
 	libssl-dev python3-secretstorage python3-keyring python3-gi gir1.2-secret-1 chromium seahorse at-spi2-core gir1.2-atspi-2.0
+	lintian desktop-file-utils appstream man-db zsh fish tcsh
 )
 
 fedora="python3-paramiko python3-asyncssh ca-certificates dbus-daemon dbus-tools systemd glib2 git make golang gcc glibc-devel procps-ng socat strace gdb openssl openssh-clients openssh-server gnupg2 swtpm swtpm-tools tpm2-tools tpm2-openssl pinentry pinentry-tty pinentry-qt opensc p11-kit p11-kit-server gnutls-utils openssl-pkcs11 nss-tools softhsm java-17-openjdk-headless curl gnome-keyring gnome-keyring-pam libsecret pamtester pam_wrapper pkgconf libX11-devel libXcursor-devel libXrandr-devel libXinerama-devel libXi-devel libXxf86vm-devel mesa-libGL-devel libxkbcommon-devel wayland-devel xorg-x11-server-Xvfb xdotool openbox wmctrl setxkbmap mesa-dri-drivers"
