@@ -10,9 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -119,6 +117,10 @@ func TestClockJumps(t *testing.T) {
 // does, by a function that the kernel maps into it (vdso(7)), and no preloaded
 // library or time namespace reaches that one. Root can write there, and the
 // kernel makes it a copy of the process's own.
+//
+// A thread may be inside the function at any time, so it stays as it is. Ours
+// takes the place of gettimeofday(2), which Go has no use for, and then the
+// variable by which Go's runtime finds clock_gettime(2) points to it.
 func shiftedClock(t *testing.T, pid int) (jump func(by time.Duration)) {
 	t.Helper()
 	if os.Geteuid() != 0 || runtime.GOARCH != "amd64" {
@@ -129,58 +131,80 @@ func shiftedClock(t *testing.T, pid int) (jump func(by time.Duration)) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = memory.Close() })
-	at, size := clockFunction(t, pid, memory)
-	return func(by time.Duration) {
+	mappings := mapped(t, pid)
+	kernel := kernelFunctions(t, memory, mappings)
+	code := []byte{
+		0xb8, 0xe4, 0, 0, 0, // mov eax, SYS_clock_gettime
+		0x0f, 0x05, // syscall
+		0x85, 0xff, // test edi, edi: is it CLOCK_REALTIME?
+		0x75, 0x0a, // jnz ret
+		0x48, 0x8b, 0x0d, 0x06, 0, 0, 0, // mov rcx, [rip+6], the seconds
+		0x48, 0x01, 0x0e, // add [rsi], rcx
+		0xc3, // ret
+		0, 0, // the seconds, where eight bytes are written as one
+	}
+	ours, offset := kernel["__vdso_gettimeofday"], uint64(len(code))
+	if ours.Value%8 != 0 || offset%8 != 0 || offset+8 > ours.Size {
+		t.Fatalf("the kernel's function has %d bytes at %#x", ours.Size, ours.Value)
+	}
+	write := func(at uint64, data []byte) {
 		t.Helper()
-		// Nobody may be in the function while it changes.
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
-		code := []byte{
-			0xb8, 0xe4, 0, 0, 0, // mov eax, SYS_clock_gettime
-			0x0f, 0x05, // syscall
-			0x85, 0xff, // test edi, edi: is it CLOCK_REALTIME?
-			0x75, 0x0d, // jnz ret
-			0x48, 0xb9, // mov rcx, the seconds
-		}
-		code = binary.LittleEndian.AppendUint64(code, uint64(by/time.Second))
-		code = append(code, 0x48, 0x01, 0x0e, 0xc3) // add [rsi], rcx; ret
-		if uint64(len(code)) > size {
-			t.Fatalf("the kernel's function has %d bytes", size)
-		}
-		if _, err := memory.WriteAt(code, int64(at)); err != nil {
+		if _, err := memory.WriteAt(data, int64(at)); err != nil {
 			t.Skipf("this kernel does not let root change a process's code: %v", err)
 		}
 	}
+	jump = func(by time.Duration) {
+		t.Helper()
+		write(ours.Value+offset, binary.NativeEndian.AppendUint64(nil, uint64(by/time.Second)))
+	}
+	write(ours.Value, code)
+	jump(0)
+	write(variable(t, memory, mappings, kernel["__vdso_clock_gettime"].Value), binary.NativeEndian.AppendUint64(nil, ours.Value))
+	return jump
 }
 
-// clockFunction finds the function in the memory of a process.
-func clockFunction(t *testing.T, pid int, memory *os.File) (at, size uint64) {
+// A mapping is a line of a process's /proc/PID/maps.
+type mapping struct {
+	from, to           uint64
+	permissions, place string
+}
+
+func (m mapping) read(t *testing.T, memory *os.File) []byte {
+	t.Helper()
+	data := make([]byte, m.to-m.from)
+	if _, err := memory.ReadAt(data, int64(m.from)); err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func mapped(t *testing.T, pid int) (all []mapping) {
 	t.Helper()
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(maps)) {
-		fields := strings.Fields(line)
-		if filepath.Base(fields[len(fields)-1]) != "[vdso]" {
+		var m mapping
+		var skipped string
+		// The place is missing where memory is nobody's file.
+		if n, err := fmt.Sscanf(line, "%x-%x %s %s %s %s %s", &m.from, &m.to, &m.permissions, &skipped, &skipped, &skipped, &m.place); n < 6 {
+			t.Fatalf("%q: %v", line, err)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// kernelFunctions are those that the kernel maps into a process, by their names,
+// at their addresses there.
+func kernelFunctions(t *testing.T, memory *os.File, mappings []mapping) map[string]elf.Symbol {
+	t.Helper()
+	for _, m := range mappings {
+		if m.place != "[vdso]" {
 			continue
 		}
-		low, high, _ := strings.Cut(fields[0], "-")
-		from, err := strconv.ParseUint(low, 16, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		to, err := strconv.ParseUint(high, 16, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		image := make([]byte, to-from)
-		if _, err := memory.ReadAt(image, int64(from)); err != nil {
-			t.Fatal(err)
-		}
-		file, err := elf.NewFile(bytes.NewReader(image))
+		file, err := elf.NewFile(bytes.NewReader(m.read(t, memory)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,12 +212,39 @@ func clockFunction(t *testing.T, pid int, memory *os.File) (at, size uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		functions := map[string]elf.Symbol{}
 		for _, s := range symbols {
-			if s.Name == "__vdso_clock_gettime" {
-				return from + s.Value, s.Size
+			s.Value += m.from
+			functions[s.Name] = s
+		}
+		return functions
+	}
+	t.Fatal("the kernel maps no functions")
+	return nil
+}
+
+// variable finds the one variable of the program that holds a value.
+func variable(t *testing.T, memory *os.File, mappings []mapping, value uint64) uint64 {
+	t.Helper()
+	want := binary.NativeEndian.AppendUint64(nil, value)
+	var found []uint64
+	for i, m := range mappings {
+		// Variables that start as zero follow the file's in memory of their own.
+		if m.place == "" && i > 0 && mappings[i-1].to == m.from {
+			m.place = mappings[i-1].place
+		}
+		if filepath.Base(m.place) != "keyringd" || !strings.HasPrefix(m.permissions, "rw") {
+			continue
+		}
+		data := m.read(t, memory)
+		for i := 0; i < len(data); i += 8 {
+			if bytes.Equal(data[i:i+8], want) {
+				found = append(found, m.from+uint64(i))
 			}
 		}
 	}
-	t.Fatal("the kernel maps no function for the time")
-	return 0, 0
+	if len(found) != 1 {
+		t.Fatalf("%d variables hold %#x", len(found), value)
+	}
+	return found[0]
 }
