@@ -134,7 +134,7 @@ func bytesOf(t testing.TB, s string) secret.Bytes {
 // eventually waits for what follows an event of the kernel's.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	limit := time.NewTimer(4 * time.Second)
+	limit := time.NewTimer(time.Minute)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {

@@ -298,20 +298,25 @@ func TestSessionIsClosedWhenIdle(t *testing.T) {
 	for _, rm := range []bool{false, true} {
 		sim := tpmtest.Start(t)
 		file := sim.OpenSSLKey(t, tpmtest.EC256, testPIN, 0)
-		var sent func() map[tpm2.TPMCC]int
-		o := Options{SessionIdle: 50 * time.Millisecond}
-		var d *Device
-		if rm {
-			r := sim.ResourceManager()
-			sent, d = r.Sent, newDevice(t, r.Address(), o)
-		} else {
+		connect := func(idle time.Duration) (*Device, func() map[tpm2.TPMCC]int) {
+			if rm {
+				r := sim.ResourceManager()
+				return newDevice(t, r.Address(), Options{SessionIdle: idle}), r.Sent
+			}
 			r := sim.Relay()
-			sent, d = r.Sent, newDevice(t, r.Address(), o)
+			return newDevice(t, r.Address(), Options{SessionIdle: idle}), r.Sent
 		}
+		// What a first signature flushes where nothing is idle for long enough.
+		d, sent := connect(time.Hour)
+		signs(t, newKey(t, d, file), testPIN)
+		flushed := sent()[tpm2.TPMCCFlushContext]
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		d, sent = connect(50 * time.Millisecond)
 		k := newKey(t, d, file)
 		signs(t, k, testPIN)
-		before := sent()[tpm2.TPMCCFlushContext]
-		eventually(t, "the session is flushed", func() bool { return sent()[tpm2.TPMCCFlushContext] > before })
+		eventually(t, "the session is flushed", func() bool { return sent()[tpm2.TPMCCFlushContext] > flushed })
 		signs(t, k, testPIN)
 		if n := sent()[tpm2.TPMCCStartAuthSession]; n < 2 {
 			t.Errorf("resource manager %v: %d sessions were started", rm, n)

@@ -122,7 +122,7 @@ func (s served) key(t testing.TB, path string) *Key {
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	limit := time.NewTimer(4 * time.Second)
+	limit := time.NewTimer(time.Minute)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {
