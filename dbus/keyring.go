@@ -21,7 +21,7 @@ func (c *call) lock() error {
 // unlock is Keyring1.Unlock: each key signs something that nobody gets, so that
 // its PIN or passphrase is proven and remembered.
 func (c *call) unlock(paths []godbus.ObjectPath) (uint32, error) {
-	if c.bus.server.gate.Remember <= 0 {
+	if c.bus.server.gate.Remembering() <= 0 {
 		return 0, fmt.Errorf("%w: nothing is remembered, so that unlocking ahead would be in vain", keyring.ErrUnsupported)
 	}
 	entries, err := c.bus.server.entries(paths)
@@ -103,7 +103,7 @@ func (c *call) status() (properties, error) {
 	status["Keys"] = godbus.MakeVariant(uint32(len(all)))
 	status["TPMKeys"] = godbus.MakeVariant(uint32(tpm))
 	status["Approvals"] = godbus.MakeVariant(uint32(len(s.gate.Approvals())))
-	status["Remember"] = godbus.MakeVariant(uint64(max(0, s.gate.Remember).Seconds()))
+	status["Remember"] = godbus.MakeVariant(uint64(max(0, s.gate.Remembering()).Seconds()))
 	return status, nil
 }
 

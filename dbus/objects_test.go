@@ -340,6 +340,18 @@ func TestLockUnlockAndApprovals(t *testing.T) {
 	if now := len(h.prompter.Questions()); now != asked+2 {
 		t.Errorf("%d questions after Lock, want permission and PIN", now-asked)
 	}
+	// The setting may change while the daemon runs.
+	h.gate.SetRemember(0)
+	if err := o.Call(keyringInterface+".Status", 0).Store(&status); err != nil || status["Remember"].Value() != uint64(0) {
+		t.Errorf("status says that for %v s is remembered, want 0; %v", status["Remember"], err)
+	}
+	if err := o.Call(keyringInterface+".Unlock", 0, []godbus.ObjectPath{}).Err; err == nil {
+		t.Error("keys are unlocked ahead though nothing is remembered")
+	}
+	h.gate.SetRemember(time.Minute)
+	if err := o.Call(keyringInterface+".Unlock", 0, []godbus.ObjectPath{}).Store(&n); err != nil || n != 1 {
+		t.Errorf("unlocked %d: %v", n, err)
+	}
 }
 
 // TestBusctl uses the tools that a person would.

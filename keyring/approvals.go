@@ -28,11 +28,11 @@ type approvalKey struct{ id, program, scope string }
 func (g *Gate) confirm(ctx context.Context, u Use) error {
 	// A permission is remembered for a program, so there must be one: "unknown"
 	// would be everybody. What asks from another machine is whatever runs there.
-	remember := g.lasting() > 0 && u.Caller.Program != "" && !u.Forwarded
+	remember := g.Remembering() > 0 && u.Caller.Program != "" && !u.Forwarded
 	ask := func() error {
 		q := prompt.Question{Kind: prompt.Confirm, Terms: remember}
 		if remember {
-			q.Remember = g.lasting()
+			q.Remember = g.Remembering()
 		}
 		answer, err := g.ask(ctx, u, q)
 		answer.Passphrase.Wipe()
@@ -55,7 +55,7 @@ func (g *Gate) confirm(ctx context.Context, u Use) error {
 // cannot ask leaves it at Remember.
 func (g *Gate) approve(u Use, answer prompt.Answer) {
 	now := time.Now()
-	until := now.Add(g.lasting())
+	until := now.Add(g.Remembering())
 	if answer.Chosen {
 		switch answer.Term {
 		case prompt.ForAWhile:
@@ -87,7 +87,7 @@ func (g *Gate) isApproved(u Use) bool {
 // enough to do so whenever they are looked at.
 func (g *Gate) pruneLocked() {
 	for k, a := range g.approvals {
-		if !a.Until.IsZero() && age(a.Given) >= g.lasting() {
+		if !a.Until.IsZero() && age(a.Given) >= g.Remembering() {
 			delete(g.approvals, k)
 		}
 	}

@@ -87,7 +87,8 @@ func NewGate(p prompt.Prompter) *Gate {
 // already goes when its time is over by the new measure.
 func (g *Gate) SetRemember(d time.Duration) { g.changed.Store(&d) }
 
-func (g *Gate) lasting() time.Duration {
+// Remembering is what Remember is now.
+func (g *Gate) Remembering() time.Duration {
 	if d := g.changed.Load(); d != nil {
 		return *d
 	}
@@ -211,7 +212,7 @@ func (g *Gate) authorize(ctx context.Context, u Use, do func(auth secret.Bytes) 
 		return err
 	}
 	var err error
-	if g.lasting() <= 0 || u.Once || u.Forwarded {
+	if g.Remembering() <= 0 || u.Once || u.Forwarded {
 		err = a.slow(ctx)
 	} else {
 		err = g.inTurn(ctx, u, question{id: u.ID}, func() (bool, error) { return a.quick(ctx) },
@@ -422,8 +423,8 @@ func (a *attempt) ask(ctx context.Context, tries Tries) error {
 		PIN:       a.use.PIN,
 		Automatic: !a.use.Forwarded && (a.use.Automatic != nil || a.use.Keep != nil),
 	}
-	if !a.use.Once && !a.use.Forwarded && a.gate.lasting() > 0 {
-		q.Remember, q.Terms = a.gate.lasting(), true
+	if !a.use.Once && !a.use.Forwarded && a.gate.Remembering() > 0 {
+		q.Remember, q.Terms = a.gate.Remembering(), true
 	}
 	answer, err := a.gate.ask(ctx, a.use, q)
 	if err != nil {

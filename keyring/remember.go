@@ -25,7 +25,7 @@ func (g *Gate) remember(a *attempt) {
 		a.from.forget = a.use.Forget
 		return
 	}
-	left := g.lasting() - age(a.entered)
+	left := g.Remembering() - age(a.entered)
 	if a.stale || a.spent || left <= 0 {
 		return
 	}
@@ -61,7 +61,7 @@ func (a *attempt) recall() bool {
 	g := a.gate
 	g.mu.Lock()
 	v := g.values[a.use.ID]
-	if v != nil && age(v.entered) < g.lasting() {
+	if v != nil && age(v.entered) < g.Remembering() {
 		a.auth, a.from, a.entered = v.auth.Clone(), v, v.entered
 		g.mu.Unlock()
 		return true
