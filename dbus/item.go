@@ -16,22 +16,24 @@ import (
 // the same, because libsecret makes an object of each search result by asking
 // for all properties, and gives the whole search up over one that fails. As it
 // keeps what it was told, whoever asked is told the rest with PropertiesChanged
-// as soon as the collection is unlocked; see announcer.
+// as soon as the collection is unlocked; see announcer. For the same reason one
+// that is damaged is shown without them, as nobody knows them: the others of a
+// search are not to be lost with it, and asking for its secret says what is wrong.
 func (s *Server) itemProperties(r keyring.ItemRef) (properties, error) {
 	info, err := s.Secrets.Item(r)
 	locked := errors.Is(err, keyring.ErrLocked)
-	if err != nil && !locked {
+	switch {
+	case locked, errors.Is(err, keyring.ErrDamaged):
+		info = keyring.ItemInfo{}
+	case err != nil:
 		return nil, err
 	}
 	s.shown.add(r)
 	return itemState(info, locked), nil
 }
 
-// itemState is an item's properties; info is not looked at if it is locked.
+// itemState is an item's properties.
 func itemState(info keyring.ItemInfo, locked bool) properties {
-	if locked {
-		info = keyring.ItemInfo{}
-	}
 	attributes, schema := info.Attributes, info.Attributes[schemaAttribute]
 	if attributes == nil {
 		attributes = map[string]string{}

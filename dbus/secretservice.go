@@ -224,7 +224,9 @@ func (c *call) changeLock(at godbus.ObjectPath) (prompt godbus.ObjectPath, err e
 	})
 }
 
-// getSecrets is Service.GetSecrets. What is locked or gone is left out.
+// getSecrets is Service.GetSecrets. What is locked or gone is left out, and so is
+// what is damaged, unless there is nothing else: programs ask for all that they
+// have found, and the others are not to be out of reach with it.
 func (c *call) getSecrets(items []godbus.ObjectPath, session godbus.ObjectPath) (map[godbus.ObjectPath]passed, error) {
 	channel, err := c.channel(session)
 	if err != nil {
@@ -236,6 +238,7 @@ func (c *call) getSecrets(items []godbus.ObjectPath, session godbus.ObjectPath) 
 			clear(s.Value)
 		}
 	}
+	var broken error
 	for _, at := range items {
 		r, ok := c.bus.server.resolve(at)
 		if _, twice := secrets[at]; twice || !ok || r.Item == "" {
@@ -245,6 +248,10 @@ func (c *call) getSecrets(items []godbus.ObjectPath, session godbus.ObjectPath) 
 		if errors.Is(err, keyring.ErrLocked) || errors.Is(err, keyring.ErrNotFound) {
 			continue
 		}
+		if errors.Is(err, keyring.ErrDamaged) {
+			broken = err
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -252,6 +259,9 @@ func (c *call) getSecrets(items []godbus.ObjectPath, session godbus.ObjectPath) 
 		if size += len(s.Value) + len(s.ContentType) + 2*len(at) + 64; size > maxReply {
 			return nil, fmt.Errorf("%w: more than %d MiB of secrets; ask for fewer at once", errLimit, maxReply>>20)
 		}
+	}
+	if len(secrets) == 0 {
+		return secrets, broken
 	}
 	return secrets, nil
 }

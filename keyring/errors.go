@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -16,6 +17,10 @@ var (
 	ErrUnsupported = errors.New("not supported")
 	ErrUnavailable = errors.New("not available")
 )
+
+// ErrDamaged is the ErrUnavailable of one item that is there and cannot be read,
+// while all else can.
+var ErrDamaged = fmt.Errorf("damaged, and %w", ErrUnavailable)
 
 // Errors is every sentinel of this package, so that a front end's test can see
 // that none was forgotten.

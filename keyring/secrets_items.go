@@ -90,15 +90,27 @@ func (s *Secrets) Secret(_ context.Context, c Caller, r ItemRef) (secret.Bytes, 
 		return secret.Bytes{}, "", err
 	}
 	info, err := coll.Item(r.Item)
-	if err != nil {
-		return secret.Bytes{}, "", err
+	var value secret.Bytes
+	if err == nil {
+		value, err = coll.Secret(r.Item)
 	}
-	value, err := coll.Secret(r.Item)
 	if err != nil {
+		s.logDamaged(c, r, err)
 		return secret.Bytes{}, "", err
 	}
 	s.logRead(c, r)
 	return value, info.ContentType, nil
+}
+
+// logDamaged notes, now and then, that somebody asked for what is damaged:
+// whoever asks for several is given the others, and need not be told.
+func (s *Secrets) logDamaged(c Caller, r ItemRef, err error) {
+	if !errors.Is(err, ErrDamaged) {
+		return
+	}
+	if _, ok := s.seldom("damaged\x00" + r.Collection + "\x00" + r.Item); ok {
+		s.log().Error("a secret cannot be read", "caller", c.String(), "collection", r.Collection, "item", r.Item, "err", err)
+	}
 }
 
 // logRead notes who reads secrets: the first of each program and collection in

@@ -214,7 +214,7 @@ func (c *collection) item(id string, fn func(k *innerKeys, n uint64, rec record)
 				err = fn(inner, n, rec)
 			}
 			if err != nil {
-				return damaged("item %s of collection %s is damaged", id, c.id)
+				return damagedItem(c.id, id)
 			}
 			return nil
 		})

@@ -32,6 +32,11 @@ func damaged(format string, args ...any) error {
 	return &fault{errDamaged, problem(keyring.ErrUnavailable, format, args...)}
 }
 
+// damagedItem is damaged about one item, beside which all else can be read.
+func damagedItem(collection, id string) error {
+	return &fault{errDamaged, problem(keyring.ErrDamaged, "item %s of collection %s is damaged", id, collection)}
+}
+
 // unwritten says why something could not be written, and what may help.
 func unwritten(what string, err error) error {
 	if err == nil {

@@ -117,7 +117,7 @@ func (ch *change) open(n uint64) (*record, *info, error) {
 			return &rec, i, nil
 		}
 	}
-	return nil, nil, damaged("item %s of collection %s is damaged", itemID(n), ch.c.id)
+	return nil, nil, damagedItem(ch.c.id, itemID(n))
 }
 
 // Change changes an item; see keyring.Collection.
@@ -143,7 +143,7 @@ func (c *collection) Change(id string, to keyring.ItemChange) error {
 			plain = *to.Secret
 		} else {
 			if plain, err = ch.inner.openSecret(c.id, n, *old); err != nil {
-				return damaged("item %s of collection %s is damaged", id, c.id)
+				return damagedItem(c.id, id)
 			}
 			defer plain.Wipe()
 		}
