@@ -268,6 +268,15 @@ func (m *method) call(c *call) (body []byte, err error) {
 		into = append(into, p.Interface())
 		in = append(in, p.Elem())
 	}
+	// What is a secret among the arguments is used up when the handler returns,
+	// whether or not it came as far as looking at it.
+	defer func() {
+		for _, p := range into {
+			if s, ok := p.(*passed); ok {
+				clear(s.Value)
+			}
+		}
+	}()
 	if err := wire.Unmarshal(c.header.Order, c.body, into...); err != nil {
 		return nil, err
 	}

@@ -9,10 +9,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/keyringd/keyringd/internal/secretstest"
 )
@@ -86,6 +89,53 @@ func memory(pid int) ([]byte, error) {
 	return all, nil
 }
 
+// passPlainly stores and reads secrets over a D-Bus session without encryption,
+// as many programs do that are written in Go, in each of the ways there are; and
+// others that the daemon refuses, at each step at which it can.
+func passPlainly(client *secretstest.Client, good, refused canaries) error {
+	var all []godbus.ObjectPath
+	for i, value := range good {
+		path, err := client.Store(secretstest.Login, fmt.Sprint("plain ", i), map[string]string{"plain": fmt.Sprint(i / 2)}, []byte(value), i%2 == 1)
+		if err == nil && i%3 == 0 {
+			err = client.SetSecret(path, []byte(value))
+		}
+		var got []byte
+		if err == nil {
+			got, err = client.Secret(path)
+		}
+		if err != nil || string(got) != value {
+			return fmt.Errorf("secret %d is %q, %w", i, got, err)
+		}
+		all = append(all, path)
+	}
+	for i := range 20 {
+		if got, err := client.Secrets(all[i*len(all)/20:]...); err != nil || len(got) == 0 {
+			return fmt.Errorf("%d secrets, %w", len(got), err)
+		}
+	}
+	for i, value := range refused {
+		var err error
+		switch i % 4 {
+		case 0: // no such item
+			err = client.SetSecret(secretstest.Login+"/0", []byte(value))
+		case 1: // no such collection
+			_, err = client.Store(secretstest.Login+"x", "x", nil, []byte(value), false)
+		case 2: // a session that is none, and a label that is none
+			s := secretstest.Secret{Session: "/none", Parameters: []byte{}, Value: []byte(value), ContentType: "text/plain"}
+			err = client.Call(secretstest.Login, "org.freedesktop.Secret.Collection.CreateItem",
+				[]any{map[string]godbus.Variant{"org.freedesktop.Secret.Item.Label": godbus.MakeVariant(i)}, s, false})
+		case 3: // the wrong passphrase
+			s := secretstest.Secret{Session: "/none", Parameters: []byte{}, Value: []byte(value), ContentType: "text/plain"}
+			err = client.Call("/org/freedesktop/secrets", "org.gnome.keyring.InternalUnsupportedGuiltRiddenInterface.UnlockWithMasterPassword",
+				[]any{secretstest.Login, s})
+		}
+		if err == nil {
+			return fmt.Errorf("secret %d is not refused", i)
+		}
+	}
+	return nil
+}
+
 // TestCanaries stores a thousand secrets and looks for them where they must not
 // be: in the data folder, with their labels and attributes, in the journal, in
 // the daemon's environment, and in its memory once the keyring is locked. The
@@ -98,13 +148,16 @@ func TestCanaries(t *testing.T) {
 	const n = 1000
 	kinds := map[string]canaries{
 		"secret": newCanaries("QSECRET", n), "label": newCanaries("QLABEL", n), "attribute": newCanaries("QATTRIBUTE", n),
-		"passphrase": {passphrase},
+		"passphrase": {passphrase}, "plain secret": newCanaries("QPLAIN", n), "refused secret": newCanaries("QREFUSED", n/10),
 	}
 	var lines strings.Builder
 	for i := range n {
 		fmt.Fprintln(&lines, kinds["label"][i], kinds["attribute"][i], kinds["secret"][i])
 	}
 	c.must(lines.String(), python, testdata(t, "secrets_canary.py"))
+	if err := passPlainly(client, kinds["plain secret"], kinds["refused secret"]); err != nil {
+		t.Fatal(err)
+	}
 
 	look := func(where string, data []byte, kinds map[string]canaries) {
 		t.Helper()
@@ -152,7 +205,10 @@ func TestCanaries(t *testing.T) {
 	if data, err := memory(c.PID()); err != nil {
 		t.Logf("the daemon's memory cannot be read: %v", err)
 	} else {
-		look("memory", data, map[string]canaries{"secret": kinds["secret"], "passphrase": kinds["passphrase"]})
+		what := maps.Clone(kinds)
+		delete(what, "label")
+		delete(what, "attribute")
+		look("memory", data, what)
 		// What items are called is not wiped, but left to the garbage collector.
 		t.Logf("in %d MiB of a locked daemon's memory: %d labels, %d attributes", len(data)>>20, len(kinds["label"].in(data)), len(kinds["attribute"].in(data)))
 	}

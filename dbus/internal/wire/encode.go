@@ -14,7 +14,9 @@ import (
 )
 
 // Append appends the body of a message with these values to dst, which is
-// empty or ends on a multiple of 8, in little-endian order. Dictionaries are
+// empty or ends on a multiple of 8, in little-endian order. Where dst has no
+// room for them it is overwritten with zeros, and what is returned is the only
+// copy: the values may be secrets. Dictionaries are
 // in the order of their keys, so that the same values are the same bytes.
 // Texts lose what D-Bus cannot carry: zero bytes and invalid UTF-8.
 //
@@ -41,24 +43,46 @@ func Signature(values ...any) string {
 
 type encoder struct{ out []byte }
 
+// room makes room for n bytes more. Growing by append would leave copies of what
+// was written before, which may be a secret, to the garbage collector.
+func (e *encoder) room(n int) {
+	if cap(e.out)-len(e.out) >= n {
+		return
+	}
+	grown := make([]byte, len(e.out), max(2*cap(e.out), len(e.out)+n, 256))
+	copy(grown, e.out)
+	clear(e.out)
+	e.out = grown
+}
+
 func (e *encoder) align(n int) {
+	e.room(n)
 	for len(e.out)&(n-1) != 0 {
 		e.out = append(e.out, 0)
 	}
 }
 
-func (e *encoder) uint32(n uint32) {
-	e.align(4)
-	e.out = binary.LittleEndian.AppendUint32(e.out, n)
+// number writes the low n bytes of an integer of that many.
+func (e *encoder) number(x uint64, n int) {
+	e.align(n)
+	e.room(n)
+	for range n {
+		e.out = append(e.out, byte(x))
+		x >>= 8
+	}
 }
+
+func (e *encoder) uint32(n uint32) { e.number(uint64(n), 4) }
 
 func (e *encoder) string(s string) {
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 	e.uint32(uint32(len(s)))
+	e.room(len(s) + 1)
 	e.out = append(append(e.out, s...), 0)
 }
 
 func (e *encoder) signature(s string) {
+	e.room(len(s) + 2)
 	e.out = append(e.out, byte(len(s)))
 	e.out = append(append(e.out, s...), 0)
 }
@@ -105,6 +129,7 @@ func (e *encoder) value(v reflect.Value) error {
 		})
 	case []byte:
 		e.uint32(uint32(len(x)))
+		e.room(len(x))
 		e.out = append(e.out, x...)
 		return nil
 	}
@@ -117,27 +142,12 @@ func (e *encoder) value(v reflect.Value) error {
 		e.uint32(n)
 	case reflect.String:
 		e.string(v.String())
-	case reflect.Uint8:
-		e.out = append(e.out, byte(v.Uint()))
-	case reflect.Uint16:
-		e.align(2)
-		e.out = binary.LittleEndian.AppendUint16(e.out, uint16(v.Uint()))
-	case reflect.Int16:
-		e.align(2)
-		e.out = binary.LittleEndian.AppendUint16(e.out, uint16(v.Int()))
-	case reflect.Uint32:
-		e.uint32(uint32(v.Uint()))
-	case reflect.Int32:
-		e.uint32(uint32(v.Int()))
-	case reflect.Uint64:
-		e.align(8)
-		e.out = binary.LittleEndian.AppendUint64(e.out, v.Uint())
-	case reflect.Int64:
-		e.align(8)
-		e.out = binary.LittleEndian.AppendUint64(e.out, uint64(v.Int()))
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		e.number(v.Uint(), int(v.Type().Size()))
+	case reflect.Int16, reflect.Int32, reflect.Int64:
+		e.number(uint64(v.Int()), int(v.Type().Size()))
 	case reflect.Float64:
-		e.align(8)
-		e.out = binary.LittleEndian.AppendUint64(e.out, math.Float64bits(v.Float()))
+		e.number(math.Float64bits(v.Float()), 8)
 	case reflect.Struct:
 		e.align(8)
 		for i := range v.NumField() {

@@ -122,7 +122,7 @@ func AppendMessage(dst []byte, h Header, body []byte) []byte {
 	_ = e.array(8, func() error {
 		field := func(code godbus.HeaderField, sig string, write func()) {
 			e.align(8)
-			e.out = append(e.out, byte(code))
+			e.number(uint64(code), 1)
 			e.signature(sig)
 			write()
 		}
@@ -148,6 +148,7 @@ func AppendMessage(dst []byte, h Header, body []byte) []byte {
 		return nil
 	})
 	e.align(8)
+	e.room(len(body))
 	return append(e.out, body...)
 }
 

@@ -40,6 +40,7 @@ func (f *Frame) Body() ([]byte, error) {
 	f.read = true
 	b := make([]byte, f.BodySize)
 	if err := f.tap.readFull(b); err != nil {
+		clear(b) // what came of it may be a part of a secret
 		return nil, err
 	}
 	return b, nil
@@ -128,7 +129,9 @@ func (t *Tap) readFull(b []byte) error {
 
 // skip passes over n bytes.
 func (t *Tap) skip(n int) error {
-	buffer := make([]byte, min(n, 64<<10))
+	whole := make([]byte, min(n, 64<<10))
+	defer clear(whole) // there may be a secret in what nobody wants
+	buffer := whole
 	for ; n > 0; n -= len(buffer) {
 		buffer = buffer[:min(n, len(buffer))]
 		if err := t.readFull(buffer); err != nil {

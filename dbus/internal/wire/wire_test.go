@@ -330,3 +330,16 @@ func FuzzHeader(f *testing.F) {
 		_ = h.parseFields(b[:fixedSize+fields])
 	})
 }
+
+// TestOneCopyOfEachValue: what is written may be a secret, and is not left
+// behind where the message had to grow.
+func TestOneCopyOfEachValue(t *testing.T) {
+	first := append(make([]byte, 0, 16), "a secret"...)
+	body, err := Append(first, strings.Repeat("x", 100))
+	if err != nil || !bytes.HasPrefix(body, []byte("a secret")) {
+		t.Fatalf("%q, %v", body, err)
+	}
+	if !bytes.Equal(first, make([]byte, len(first))) {
+		t.Errorf("%q is left behind", first)
+	}
+}
