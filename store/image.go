@@ -126,13 +126,17 @@ func readImage(file *os.File) (*image, error) {
 	return im, nil
 }
 
-// page returns a page with what overflows it.
-func (im *image) page(id uint64) ([]byte, error) {
+// page returns a page with what overflows it. It is in buffer, if that is large
+// enough.
+func (im *image) page(id uint64, buffer []byte) ([]byte, error) {
 	if id < 2 || id >= im.high || id > uint64(im.size)/uint64(im.pageSize) {
 		return nil, fmt.Errorf("%w: there is no page %d", errImage, id)
 	}
 	offset := int64(id) * int64(im.pageSize)
-	b := make([]byte, im.pageSize)
+	if cap(buffer) < im.pageSize {
+		buffer = make([]byte, im.pageSize)
+	}
+	b := buffer[:im.pageSize]
 	if err := im.read(b, offset); err != nil {
 		return nil, err
 	}
@@ -143,8 +147,13 @@ func (im *image) page(id uint64) ([]byte, error) {
 		if id+overflow >= im.high || offset+int64(overflow+1)*int64(im.pageSize) > im.size {
 			return nil, fmt.Errorf("%w: page %d is longer than the file", errImage, id)
 		}
-		whole := make([]byte, int(overflow+1)*im.pageSize)
-		copy(whole, b)
+		whole := buffer[:0]
+		if size := int(overflow+1) * im.pageSize; cap(whole) >= size {
+			whole = whole[:size]
+		} else {
+			whole = make([]byte, size)
+			copy(whole, b)
+		}
 		return whole, im.read(whole[im.pageSize:], offset+int64(im.pageSize))
 	}
 	return b, nil
@@ -162,8 +171,12 @@ func (im *image) read(b []byte, offset int64) error {
 type walk struct {
 	*image
 	// each is called with the names of the buckets that it is in, and a key and
-	// its value; value is nil for a bucket, which follows. They are its to keep.
+	// its value; value is nil for a bucket, which follows. They are its to keep,
+	// unless the walk is passing.
 	each func(path []string, key, value []byte) error
+	// passing: pages are read to the same memory again and again.
+	passing bool
+	buffers [maxDepth + 1][]byte // by depth: those above are still in use
 	// lost is called for a part that cannot be read, which is passed over; nil:
 	// the first one ends the walk.
 	lost func(path []string, err error)
@@ -182,7 +195,14 @@ func (w *walk) passOver(path []string, err error) error {
 
 // tree walks a page and what is under it. Its keys are from lo on, and below hi.
 func (w *walk) tree(id uint64, path []string, lo, hi []byte, depth int) error {
-	p, err := w.page(id)
+	var buffer []byte
+	if w.passing && depth >= 0 {
+		buffer = w.buffers[depth]
+	}
+	p, err := w.page(id, buffer)
+	if w.passing && depth >= 0 {
+		w.buffers[depth] = p
+	}
 	if err == nil && w.used != nil {
 		err = w.used(id, native32(p[12:]))
 	}
@@ -275,7 +295,7 @@ func (w *walk) leaf(e []byte, id uint64, path []string, key []byte, depth int) e
 
 // check reports whether the engine may open the file: every page of the tree is
 // there, once, in order, and none of them is on the list of free pages. each may
-// look at what is in it, and be nil.
+// look at what is in it, which it must not keep, and be nil.
 func (im *image) check(each func(path []string, key, value []byte) error) error {
 	if each == nil {
 		each = func([]string, []byte, []byte) error { return nil }
@@ -293,14 +313,14 @@ func (im *image) check(each func(path []string, key, value []byte) error) error 
 		}
 		return nil
 	}
-	w := &walk{image: im, each: each, used: mark}
+	w := &walk{image: im, each: each, used: mark, passing: true}
 	if err := w.run(); err != nil {
 		return err
 	}
 	if im.freelist == noFreelist {
 		return nil
 	}
-	p, err := im.page(im.freelist)
+	p, err := im.page(im.freelist, nil)
 	if err != nil {
 		return err
 	}

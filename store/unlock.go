@@ -207,32 +207,29 @@ type total struct {
 
 // tally adds up what there is; inner is nil while it is locked.
 func tally(at buckets, inner *innerKeys, outer *outerKeys) (t total) {
-	for c, k := at.items.Cursor(), []byte(nil); ; {
-		var v []byte
-		if k == nil {
-			k, v = c.First()
-		} else {
-			k, v = c.Next()
-		}
-		if k == nil {
-			break
-		}
+	records, sealed, index := adder{summer: outer.sum}, adder{}, adder{summer: outer.index}
+	if inner != nil {
+		sealed.summer = inner.sum
+	}
+	c := at.items.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
 		t.count++
 		rec, err := parseRecord(v)
 		if err != nil {
 			continue // and the sum is not what it was
 		}
-		t.outer.add(outer.sum.record(number(k), rec))
+		records.record(number(k), rec)
 		if inner != nil {
-			t.records.add(inner.sum.record(number(k), rec))
+			sealed.record(number(k), rec)
 		}
 	}
-	c := at.index.Cursor()
+	c = at.index.Cursor()
 	for k, _ := c.First(); k != nil; k, _ = c.Next() {
 		if len(k) == entrySize {
-			t.index.add(outer.index.entry(k))
+			index.entry(k)
 		}
 	}
+	t.records, t.outer, t.index = sealed.total, records.total, index.total
 	return t
 }
 
