@@ -24,19 +24,37 @@ type announcer struct {
 	known  map[string]keyring.CollectionInfo // as the bus was told
 	length map[string]int                    // of the lists, as the bus was told
 	stale  map[string]bool                   // collections with changed items; true: the list, too
-	unread map[string]bool                   // collections whose list could not be had
 }
 
 // announceSecrets tells the bus of every change to the secrets from now on.
 func (b *bus) announceSecrets() {
-	a := &announcer{bus: b, known: map[string]keyring.CollectionInfo{}, length: map[string]int{}, stale: map[string]bool{}, unread: map[string]bool{}}
-	watch := b.server.Secrets.Watch(b.ctx)
-	for _, info := range b.server.Secrets.Collections() {
-		a.known[info.ID] = info
-		refs, err := b.server.Secrets.Items(info.ID)
-		a.length[info.ID], a.unread[info.ID] = len(refs), err != nil
+	a := &announcer{bus: b, known: map[string]keyring.CollectionInfo{}, length: map[string]int{}, stale: map[string]bool{}}
+	secrets := b.server.Secrets
+	watch := secrets.Watch(b.ctx)
+	b.calls.Go(func() {
+		select {
+		case <-secrets.Opened():
+		case <-b.ctx.Done():
+			return
+		}
+		for _, info := range secrets.Collections() {
+			a.known[info.ID] = info
+		}
+		close(b.watched)
+		a.run(watch)
+	})
+}
+
+// awaitSecrets returns when the secrets can be asked and the announcer knows
+// what changes begin from: nobody sees them before, so that the name need not
+// wait for the store to be opened.
+func (b *bus) awaitSecrets(ctx context.Context) error {
+	select {
+	case <-b.watched:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	b.calls.Go(func() { a.run(watch) })
 }
 
 func (a *announcer) run(watch <-chan keyring.SecretsEvent) {
@@ -135,7 +153,6 @@ func (a *announcer) collections() {
 		a.bus.server.shown.forget(id)
 		delete(a.stale, id)
 		delete(a.length, id)
-		delete(a.unread, id)
 		list = true
 	}
 	if list {
@@ -154,8 +171,7 @@ func (a *announcer) changed(before, now keyring.CollectionInfo) {
 	for _, r := range a.bus.server.shown.of(now.ID) {
 		a.item(r)
 	}
-	if a.unread[now.ID] && !now.Locked {
-		delete(a.unread, now.ID)
+	if !now.Locked && a.bus.server.shown.listable(now.ID) {
 		a.stale[now.ID] = true
 	}
 }
@@ -174,7 +190,7 @@ func (a *announcer) item(r keyring.ItemRef) {
 // for late.
 func (a *announcer) lists(late bool) {
 	for id, list := range a.stale {
-		if list && !late && a.length[id] > longList {
+		if list && !late && a.long(id) {
 			continue
 		}
 		delete(a.stale, id)
@@ -193,6 +209,19 @@ func (a *announcer) lists(late bool) {
 		}
 		a.properties(collectionPath(id), collectionInterface, p)
 	}
+}
+
+// long reports whether a collection's list is one that waits. It is looked at
+// for the first change, and not when the daemon starts.
+func (a *announcer) long(id string) bool {
+	if _, known := a.length[id]; !known {
+		refs, err := a.bus.server.Secrets.Items(id)
+		if err != nil {
+			return false
+		}
+		a.length[id] = len(refs)
+	}
+	return a.length[id] > longList
 }
 
 func (a *announcer) signal(at godbus.ObjectPath, in, member string, values ...any) {

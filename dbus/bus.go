@@ -30,6 +30,8 @@ type bus struct {
 	ctx    context.Context // ends with the connection
 	calls  sync.WaitGroup
 	settle chan chan struct{} // to the announcer; see settled
+	// watched is closed once the announcer knows the secrets; see awaitSecrets.
+	watched chan struct{}
 	senders
 }
 
@@ -45,7 +47,7 @@ func (s *Server) visit(ctx context.Context, address string, joined func()) error
 	if err != nil {
 		return err
 	}
-	b := &bus{server: s, ctx: ctx, settle: make(chan chan struct{}), senders: senders{byName: map[string]*sender{}}}
+	b := &bus{server: s, ctx: ctx, settle: make(chan chan struct{}), watched: make(chan struct{}), senders: senders{byName: map[string]*sender{}}}
 	b.tap = wire.NewTap(socket, b.take)
 	defer b.tap.Close()
 	// Whatever is being waited for ends with the socket.

@@ -26,6 +26,11 @@ const (
 func (s *Server) collectionProperties(info keyring.CollectionInfo) (properties, error) {
 	p := collectionState(info)
 	refs, err := s.Secrets.Items(info.ID)
+	if err != nil {
+		// It may be there by the time that this is noted, and is not told of then.
+		s.shown.unlist(info.ID)
+		refs, err = s.Secrets.Items(info.ID)
+	}
 	switch {
 	case errors.Is(err, keyring.ErrNotFound):
 		return nil, err // it was deleted meanwhile

@@ -38,7 +38,17 @@ func (b *bus) lookup(from *sender, at godbus.ObjectPath) (node, error) {
 	if n, ok := b.own(from, at); ok {
 		return n, nil
 	}
+	if b.server.Secrets != nil && ofSecrets(at) {
+		if err := b.awaitSecrets(from.ctx); err != nil {
+			return node{}, err
+		}
+	}
 	return b.server.lookup(at)
+}
+
+// ofSecrets reports whether what is at a path is made of the secrets.
+func ofSecrets(at godbus.ObjectPath) bool {
+	return at == keyringsPath || at == portalPath || at == secretsPath || strings.HasPrefix(string(at), string(secretsPath)+"/")
 }
 
 // own finds what is the sender's alone: sessions, prompts, portal requests.
@@ -89,7 +99,7 @@ func (s *Server) lookup(at godbus.ObjectPath) (node, error) {
 		n.interfaces = slices.Concat([]string{keyringsInterface}, everywhere)
 	case s.Secrets != nil && at == portalPath:
 		return s.lookupPortal(n), nil
-	case s.Secrets != nil && (at == secretsPath || strings.HasPrefix(string(at), string(secretsPath)+"/")):
+	case s.Secrets != nil && ofSecrets(at):
 		return s.lookupSecrets(n)
 	default:
 		if n.children = s.above(at); n.children == nil {

@@ -17,6 +17,29 @@ type shown struct {
 	mu    sync.Mutex
 	items map[string]map[string]struct{} // by collection
 	count int
+	// unlisted are the collections that somebody has seen without the list of
+	// their items, as it could not be had.
+	unlisted map[string]bool
+}
+
+// unlist notes that a collection's list cannot be had.
+func (s *shown) unlist(collection string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unlisted == nil {
+		s.unlisted = map[string]bool{}
+	}
+	s.unlisted[collection] = true
+}
+
+// listable is called when that may have changed, and reports whether somebody
+// is to be told of the list.
+func (s *shown) listable(collection string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wanted := s.unlisted[collection]
+	delete(s.unlisted, collection)
+	return wanted
 }
 
 func (s *shown) add(r keyring.ItemRef) {
@@ -52,6 +75,7 @@ func (s *shown) forget(collection string) {
 	defer s.mu.Unlock()
 	s.count -= len(s.items[collection])
 	delete(s.items, collection)
+	delete(s.unlisted, collection)
 }
 
 // of returns a collection's items.

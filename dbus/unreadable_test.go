@@ -19,8 +19,8 @@ import (
 // is nothing to unlock.
 func TestUnreadableStoreIsNotMissing(t *testing.T) {
 	h := serveWith(t, func(s *Server) {
-		s.Secrets = keyring.NewSecrets(s.gate, nil)
-		s.Secrets.Unreadable = errors.New("it is damaged")
+		s.Secrets = keyring.OpeningSecrets(s.gate)
+		s.Secrets.SetStore(nil, errors.New("it is damaged"))
 	})
 	h.awaitOwner(secretsName)
 	u := h.user()

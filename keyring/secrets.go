@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode"
 
 	"github.com/keyringd/keyringd/internal/secret"
@@ -43,20 +44,23 @@ type Secrets struct {
 	// TPM says that there is a TPM to seal with: who types a passphrase is offered
 	// to be asked no more.
 	TPM bool
-	// Unreadable is why there is no store, where there should be one. What would
-	// need it fails, searches too: "nothing was found" makes programs replace
-	// keys which are only out of reach. nil: all is well.
-	Unreadable error
 
 	gate    *Gate
-	store   CollectionStore // nil: none
 	session *Memory
+	opened  chan struct{} // closed once held is set
+	held    atomic.Pointer[storage]
 
 	mu       sync.Mutex
 	states   map[string]*lockState // by collection
 	flights  map[string]*flight
 	watchers map[*watcher]struct{}
 	lines    map[string]*lines // in the log, by what they are about
+}
+
+// A storage is what became of opening the store.
+type storage struct {
+	store      CollectionStore // nil: none
+	unreadable error           // why there is none, where there should be one
 }
 
 // A lockState is how a collection came to be locked.
@@ -68,15 +72,56 @@ type lockState struct {
 // NewSecrets returns the collections of store, and one in memory, which are
 // unlocked through g. store may be nil.
 func NewSecrets(g *Gate, store CollectionStore) *Secrets {
+	s := OpeningSecrets(g)
+	s.SetStore(store, nil)
+	return s
+}
+
+// OpeningSecrets returns collections whose store is still being opened. Whoever
+// needs it waits until SetStore was called, so that nobody takes what is not
+// there yet for missing; see Opened.
+func OpeningSecrets(g *Gate) *Secrets {
 	return &Secrets{
 		gate:     g,
-		store:    store,
 		session:  NewMemory(SessionCollection, "Session"),
+		opened:   make(chan struct{}),
 		states:   map[string]*lockState{},
 		flights:  map[string]*flight{},
 		watchers: map[*watcher]struct{}{},
 		lines:    map[string]*lines{},
 	}
+}
+
+// SetStore says which store there is, or why there is none where there should
+// be one. What would need it fails then, searches too: "nothing was found" makes
+// programs replace keys which are only out of reach. It is called once, and once
+// more if a store that was out of reach was opened after all. Calls are made one
+// after the other.
+func (s *Secrets) SetStore(store CollectionStore, unreadable error) {
+	if before := s.held.Swap(&storage{store, unreadable}); before == nil {
+		close(s.opened)
+		return
+	}
+	s.tell(Everything, ourselves, "", "")
+}
+
+// Opened is closed once it is known which store there is. From then on no method
+// waits for that.
+func (s *Secrets) Opened() <-chan struct{} { return s.opened }
+
+// Unreadable returns why the store cannot be read, or nil.
+func (s *Secrets) Unreadable() error {
+	<-s.opened
+	return s.held.Load().unreadable
+}
+
+// store returns the store, nil where there is none; ErrUnavailable where there
+// should be one.
+func (s *Secrets) store() (CollectionStore, error) {
+	if err := s.Unreadable(); err != nil {
+		return nil, fmt.Errorf("%w: the stored keyrings cannot be read: %w", ErrUnavailable, err)
+	}
+	return s.held.Load().store, nil
 }
 
 // An unborn is the login collection while there is none.
@@ -105,12 +150,13 @@ var errUnborn = fmt.Errorf("there is no login keyring yet: %w", ErrLocked)
 
 // all lists the collections: the store's, and last the one in memory.
 func (s *Secrets) all() ([]Collection, error) {
-	if s.Unreadable != nil {
-		return []Collection{s.session}, s.unreadable()
+	store, err := s.store()
+	if err != nil {
+		return []Collection{s.session}, err
 	}
 	var list []Collection
-	if s.store != nil {
-		list = s.store.Collections()
+	if store != nil {
+		list = store.Collections()
 		if !has(list, LoginCollection) {
 			list = append([]Collection{unborn{}}, list...)
 		}
@@ -125,10 +171,6 @@ func has(list []Collection, id string) bool {
 		}
 	}
 	return false
-}
-
-func (s *Secrets) unreadable() error {
-	return fmt.Errorf("%w: the stored keyrings cannot be read: %w", ErrUnavailable, s.Unreadable)
 }
 
 // find returns one collection.
@@ -209,8 +251,8 @@ func (s *Secrets) Alias(name string) (id string, ok bool) {
 	if err != nil {
 		return id, id != ""
 	}
-	if s.store != nil && name != LoginCollection {
-		if set := s.store.Aliases()[name]; set != "" && has(list, set) {
+	if store, err := s.store(); err == nil && store != nil && name != LoginCollection {
+		if set := store.Aliases()[name]; set != "" && has(list, set) {
 			id = set
 		}
 	}
@@ -223,21 +265,22 @@ func (s *Secrets) SetAlias(name, id string) error {
 	if name == "" || name == LoginCollection || name == SessionCollection || id == SessionCollection {
 		return fmt.Errorf("alias %q for %q: %w", name, id, ErrUnsupported)
 	}
-	if s.Unreadable != nil {
-		return s.unreadable()
+	store, err := s.store()
+	if err != nil {
+		return err
 	}
 	if id != "" {
 		if _, err := s.find(id); err != nil {
 			return err
 		}
 	}
-	if s.store == nil {
+	if store == nil {
 		return fmt.Errorf("aliases without a store: %w", ErrUnsupported)
 	}
 	if name == DefaultAlias && id == LoginCollection {
 		id = "" // that is what it is when it is not set, and also before there is one
 	}
-	if err := s.store.SetAlias(name, id); err != nil {
+	if err := store.SetAlias(name, id); err != nil {
 		return fmt.Errorf("alias %s: %w", name, err)
 	}
 	return nil

@@ -45,7 +45,11 @@ func (s *Secrets) choose(ctx context.Context, c Caller, info CollectionInfo, rea
 // create makes a collection. With an alias, it goes by that name, or is not
 // made.
 func (s *Secrets) create(ctx context.Context, c Caller, id, label, alias string, cr Credential) (Lockable, error) {
-	l, err := s.store.Create(ctx, id, label, cr)
+	store, err := s.storing()
+	if err != nil {
+		return nil, err
+	}
+	l, err := store.Create(ctx, id, label, cr)
 	if err != nil {
 		return nil, fmt.Errorf("new collection: %w", err)
 	}
@@ -53,7 +57,7 @@ func (s *Secrets) create(ctx context.Context, c Caller, id, label, alias string,
 	if alias != "" {
 		if err := s.SetAlias(alias, info.ID); err != nil {
 			// It is empty, so that nothing is lost with it.
-			return nil, errors.Join(err, s.store.Delete(info.ID))
+			return nil, errors.Join(err, store.Delete(info.ID))
 		}
 	}
 	s.mu.Lock()
@@ -140,13 +144,8 @@ func forLogin(alias string) bool { return alias == LoginCollection || alias == D
 // creatable checks that a collection can be made for alias. made: there is one,
 // with that ID.
 func (s *Secrets) creatable(alias string) (id string, made bool, err error) {
-	switch {
-	case s.Unreadable != nil:
-		return "", false, s.unreadable()
-	case s.store == nil:
-		return "", false, fmt.Errorf("new collection without a store: %w", ErrUnsupported)
-	case alias == "":
-		return "", false, nil
+	if _, err := s.storing(); err != nil || alias == "" {
+		return "", false, err
 	}
 	id, ok := s.Alias(alias)
 	if !ok {
@@ -157,6 +156,15 @@ func (s *Secrets) creatable(alias string) (id string, made bool, err error) {
 		return id, !errors.Is(err, errUnborn), nil
 	}
 	return id, true, nil
+}
+
+// storing returns the store to make collections in.
+func (s *Secrets) storing() (CollectionStore, error) {
+	store, err := s.store()
+	if err == nil && store == nil {
+		err = fmt.Errorf("new collection without a store: %w", ErrUnsupported)
+	}
+	return store, err
 }
 
 // DeleteCollection deletes a collection and all that is in it, for ever, once
@@ -179,14 +187,18 @@ func (s *Secrets) DeleteCollection(ctx context.Context, c Caller, collection str
 	if err := s.gate.Permit(ctx, s.use(l.Info(), c, "delete it"), warning); err != nil {
 		return err
 	}
-	if err := s.store.Delete(collection); err != nil {
+	store, err := s.storing()
+	if err != nil {
+		return err
+	}
+	if err := store.Delete(collection); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
-	for name, id := range s.store.Aliases() {
+	for name, id := range store.Aliases() {
 		if id != collection {
 			continue
 		}
-		if err := s.store.SetAlias(name, ""); err != nil {
+		if err := store.SetAlias(name, ""); err != nil {
 			s.log().Warn("the name of a deleted collection stays", "collection", collection, "err", err)
 		}
 	}

@@ -226,8 +226,8 @@ func TestWithoutAStoreThereIsNoLogin(t *testing.T) {
 
 func TestUnreadableStoreIsNotAnEmptyOne(t *testing.T) {
 	inVault(t, func(t *testing.T, v *vault) {
-		s := keyring.NewSecrets(v.gate, nil)
-		s.Unreadable = errors.New("it is damaged")
+		s := keyring.OpeningSecrets(v.gate)
+		s.SetStore(nil, errors.New("it is damaged"))
 		_, _, err := s.Search(map[string]string{"a": "1"})
 		v.want("search", err, keyring.ErrUnavailable)
 		_, err = s.SearchIn("login", nil)

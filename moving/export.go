@@ -69,8 +69,8 @@ func (m *Mover) wanted(names []string) (ids []string, err error) {
 	if len(names) > 0 {
 		return ids, nil
 	}
-	if m.Secrets.Unreadable != nil {
-		return nil, fmt.Errorf("%w: %w", keyring.ErrUnavailable, m.Secrets.Unreadable)
+	if err := m.Secrets.Unreadable(); err != nil {
+		return nil, fmt.Errorf("%w: %w", keyring.ErrUnavailable, err)
 	}
 	for _, info := range m.Secrets.Collections() {
 		if info.ID != keyring.SessionCollection && !info.Created.IsZero() {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -28,15 +27,13 @@ const (
 	mapped = 64 << 20
 	// grown is by how much the file grows at a time; each time costs a sync.
 	grown = 256 << 10
-
-	// lockWait is how long a daemon that is ending is waited for.
-	lockWait = time.Second
 )
 
 // Open opens the store in a folder, or makes an empty one if there has never
 // been one. Damage is repaired as far as it can be, see [Store.Damage]; what
 // cannot be read at all is an error, and so is a store that another process has
-// open. ctx is for the TPM, which may have to unseal the index key.
+// open, unless Options.InUse wants to wait for it. ctx is for that wait and for the
+// TPM, which may have to unseal the index key.
 //
 // Where the folder cannot be written to the store is read-only: everything that
 // would write fails.
@@ -54,7 +51,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if s.cost == (cost{}) {
 		s.cost = usualCost()
 	}
-	if err := s.open(ctx); err != nil {
+	if err := s.open(ctx, o.InUse); err != nil {
 		s.indexKey.Wipe()
 		if s.db != nil {
 			err = errors.Join(err, protect(s.db.Close))
@@ -68,7 +65,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) open(ctx context.Context) error {
+func (s *Store) open(ctx context.Context, inUse func(error)) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return problem(keyring.ErrUnavailable, "%w", err)
 	}
@@ -77,7 +74,7 @@ func (s *Store) open(ctx context.Context) error {
 			s.log.Warn("the data folder is open to others", "err", err)
 		}
 	}
-	if err := s.takeLock(); err != nil {
+	if err := s.takeLock(ctx, inUse); err != nil {
 		return err
 	}
 	s.loadIndexKey(ctx)
@@ -88,52 +85,6 @@ func (s *Store) open(ctx context.Context) error {
 		return problem(keyring.ErrUnavailable, "%w", err)
 	}
 	return s.load()
-}
-
-// takeLock makes sure that nobody else has the store open. The database is
-// locked by the engine, too, but its file may be exchanged for another.
-func (s *Store) takeLock() error {
-	path := filepath.Join(s.dir, lockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if notWritable(err) {
-		s.readOnly = err
-		f, err = os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // and nobody can make one, so the engine's lock is all there is
-		}
-	}
-	if err != nil {
-		return problem(keyring.ErrUnavailable, "%w", unwritten(lockFile, err))
-	}
-	if err := flock(f, lockWait); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	s.lock = f
-	return nil
-}
-
-// flock locks a file until it is closed.
-func flock(f *os.File, wait time.Duration) error {
-	limit := time.NewTimer(wait)
-	defer limit.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case !errors.Is(err, syscall.EWOULDBLOCK):
-			return problem(keyring.ErrUnavailable, "%s cannot be locked: %w; hint: put the data folder on a local disk with --data-dir", f.Name(), err)
-		}
-		select {
-		case <-tick.C:
-		case <-limit.C:
-			return problem(keyring.ErrUnavailable, "another keyringd has it open")
-		}
-	}
 }
 
 // openDatabase opens keyrings.db after it was checked, or what is left of it.

@@ -28,6 +28,10 @@ type Options struct {
 	TPM keyring.Sealer
 	// Log hears of damage, repairs and backups; nil: slog.Default().
 	Log *slog.Logger
+	// InUse is called, at most once, if another process has the store open, with
+	// the error that says so. Open then waits until that one ends. nil: it is
+	// Open's error.
+	InUse func(error)
 	// Now tells the time of what is written; nil: time.Now.
 	Now func() time.Time
 

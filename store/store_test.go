@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -281,6 +283,49 @@ func TestOneAtATime(t *testing.T) {
 	_, err := store.Open(t.Context(), options(dir))
 	if err == nil || !strings.Contains(err.Error(), "another keyringd") {
 		t.Errorf("a second one: %v", err)
+	}
+}
+
+// A second process that wants to wait is told so, and has the store as soon as
+// the first one ends.
+func TestNextInTurn(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir)
+	create(t, login(t, first), "x", "y", "a", "1")
+	o, told := options(dir), make(chan error, 2)
+	o.InUse = func(err error) { told <- err }
+	type opened struct {
+		*store.Store
+		error
+	}
+	second := make(chan opened, 1)
+	go func() {
+		s, err := store.Open(t.Context(), o)
+		second <- opened{s, err}
+	}()
+	if err := <-told; !strings.Contains(err.Error(), "another keyringd") {
+		t.Error(err)
+	}
+	select {
+	case s := <-second:
+		t.Fatalf("open while the first is: %v", s.error)
+	default:
+	}
+	must(t, first.Close())
+	s := <-second
+	must(t, s.error)
+	defer func() { must(t, s.Close()) }()
+	if got := reveal(t, unlock(t, s.Store, "login"), "1"); got != "y" {
+		t.Errorf("%q", got)
+	}
+	if len(told) > 0 {
+		t.Error("told twice")
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-told; cancel() }()
+	if _, err := store.Open(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
 	}
 }
 

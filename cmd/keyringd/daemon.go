@@ -125,7 +125,7 @@ func (d *daemon) run(ctx context.Context) error {
 	fronts.Go(func() error { events.watch(ctx); return nil })
 	fronts.Go(func() error { events.signals(ctx, keys); return nil })
 
-	fronts.Go(func() error { rest(ctx, vault.ready); return nil })
+	fronts.Go(func() error { rest(ctx, vault.secrets.Opened()); return nil })
 	d.ready(sockets.ssh.Addr().String(), len(keys.List()))
 	<-ctx.Done()
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
@@ -170,12 +170,8 @@ func (d *daemon) busAddress() string {
 // serveBus serves on D-Bus until ctx ends. Without a bus the other front ends go
 // on, and when it comes back, so does this one.
 func (d *daemon) serveBus(ctx context.Context, front *dbus.Server, address string, v *vault) {
-	secrets, err := v.wait(ctx)
-	if err != nil {
-		return // ctx has ended
-	}
 	if d.SecretService {
-		front.Secrets, front.Mover = secrets, v.mover
+		front.Secrets, front.Mover = v.secrets, v.mover
 	}
 	if err := front.Serve(ctx, address); ctx.Err() == nil {
 		d.log.Error("nothing is served on D-Bus", "err", err)

@@ -97,12 +97,12 @@ func (s *status) keyrings(facts map[string]any) {
 	if secrets == nil {
 		return // they are being opened
 	}
-	if err := secrets.Unreadable; err != nil {
+	if err := secrets.Unreadable(); err != nil {
 		facts["KeyringsProblem"] = caller.Sanitize(err.Error(), maxReason)
 		return
 	}
 	var damage []string
-	for _, d := range s.vault.store.Damage() {
+	for _, d := range s.vault.damage() {
 		where := d.Collection
 		if d.Item != "" {
 			where += " item " + d.Item

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
@@ -16,34 +17,48 @@ import (
 // A vault is the user's secrets. They are opened in the background: a TPM takes
 // its time, and ssh must not wait for passwords.
 type vault struct {
-	ready   chan struct{}
-	secrets *keyring.Secrets // once ready
-	store   *store.Store     // once ready; nil: it could not be opened
-	mover   *moving.Mover    // once ready
+	secrets *keyring.Secrets
+	mover   *moving.Mover
+	done    chan struct{} // closed when there is nothing more to open
+
+	mu    sync.Mutex
+	store *store.Store // nil: not open
 }
 
-// openVault begins to open the store.
+// openVault begins to open the store. Where another keyringd has it, that is an
+// error for whoever needs it, and it is opened as soon as the other ends.
 func (d *daemon) openVault(ctx context.Context, gate *keyring.Gate, device *tpm.Device) *vault {
-	v := &vault{ready: make(chan struct{})}
+	v := &vault{secrets: keyring.OpeningSecrets(gate), done: make(chan struct{})}
+	v.secrets.Log, v.secrets.TPM = d.log, device != nil
+	v.mover = &moving.Mover{Secrets: v.secrets, Gate: gate, Log: d.log}
+	o := store.Options{Dir: d.DataDir, Log: d.log}
+	if device != nil {
+		sealer := tpmkeys.Sealer{Device: device}
+		o.Index, o.TPM = sealer, sealer
+	}
+	waited := false
+	o.InUse = func(err error) {
+		waited = true
+		d.log.Error("the keyrings cannot be opened yet; they are as soon as the other keyringd ends", "err", err)
+		v.secrets.SetStore(nil, err)
+	}
 	go func() {
-		defer close(v.ready)
-		o := store.Options{Dir: d.DataDir, Log: d.log}
-		if device != nil {
-			sealer := tpmkeys.Sealer{Device: device}
-			o.Index, o.TPM = sealer, sealer
-		}
+		defer close(v.done)
 		s, err := store.Open(ctx, o)
 		if err != nil {
-			v.secrets = keyring.NewSecrets(gate, nil)
-			v.secrets.Unreadable = err
 			if !errors.Is(err, context.Canceled) {
 				d.log.Error("the keyrings cannot be opened; nothing is made in their place", "err", err)
 			}
-		} else {
-			v.store, v.secrets = s, keyring.NewSecrets(gate, s)
+			v.secrets.SetStore(nil, err)
+			return
 		}
-		v.secrets.Log, v.secrets.TPM = d.log, device != nil
-		v.mover = &moving.Mover{Secrets: v.secrets, Gate: gate, Log: d.log}
+		v.mu.Lock()
+		v.store = s
+		v.mu.Unlock()
+		v.secrets.SetStore(s, nil)
+		if waited {
+			d.log.Info("the keyrings are open now")
+		}
 	}()
 	return v
 }
@@ -51,7 +66,7 @@ func (d *daemon) openVault(ctx context.Context, gate *keyring.Gate, device *tpm.
 // wait returns the secrets once they are there, or ctx's error.
 func (v *vault) wait(ctx context.Context) (*keyring.Secrets, error) {
 	select {
-	case <-v.ready:
+	case <-v.secrets.Opened():
 		return v.secrets, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -61,11 +76,21 @@ func (v *vault) wait(ctx context.Context) (*keyring.Secrets, error) {
 // now returns the secrets if they are there, or nil.
 func (v *vault) now() *keyring.Secrets {
 	select {
-	case <-v.ready:
+	case <-v.secrets.Opened():
 		return v.secrets
 	default:
 		return nil
 	}
+}
+
+// damage is what the store has found.
+func (v *vault) damage() []store.Damage {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.store == nil {
+		return nil
+	}
+	return v.store.Damage()
 }
 
 // Login is control.Login's. It waits for the secrets as long as a login may take:
@@ -97,7 +122,7 @@ func (v *vault) passphrases(c keyring.Caller, key keyring.KeyInfo) (recall func(
 
 // close closes the store. What it was opened with has ended by then.
 func (v *vault) close() {
-	<-v.ready
+	<-v.done
 	if v.store != nil {
 		_ = v.store.Close() // everything was on disk already
 	}
