@@ -70,17 +70,6 @@ func (c *call) deleteCollection() (prompt godbus.ObjectPath, err error) {
 	})
 }
 
-// searchCollection is Collection.SearchItems.
-func (c *call) searchCollection(attributes map[string]string) (found []godbus.ObjectPath, err error) {
-	s, collection := c.bus.server, c.node.item.Collection
-	err = s.unlocking(c.ctx, collection, func() error {
-		refs, err := s.Secrets.SearchIn(collection, attributes)
-		found = itemPaths(refs)
-		return err
-	})
-	return found, err
-}
-
 // createItem is Collection.CreateItem. Programs that are told that the
 // collection is locked unlock it and come again, so that there is no prompt.
 func (c *call) createItem(all properties, p passed, replace bool) (made, prompt godbus.ObjectPath, err error) {

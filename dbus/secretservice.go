@@ -57,35 +57,6 @@ func (c *call) createCollection(all properties, alias string) (made, prompt godb
 	return nothing, at, err
 }
 
-// searchItems is Service.SearchItems. What is locked is found all the same and
-// said to be locked: a program that is told of nothing would make itself a new
-// key, and never read again what it encrypted with the old one.
-func (c *call) searchItems(attributes map[string]string) (unlocked, locked []godbus.ObjectPath, err error) {
-	s := c.bus.server
-	quietly := c.quietly()
-	open, closed, err := s.Secrets.Search(attributes)
-	if errors.Is(err, keyring.ErrLocked) || errors.Is(err, keyring.ErrUnavailable) {
-		// One cannot be searched while it is locked, or is damaged in a way that
-		// unlocking puts right.
-		for _, info := range s.Secrets.Collections() {
-			quietly(info.ID)
-		}
-		open, closed, err = s.Secrets.Search(attributes)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	var still []keyring.ItemRef
-	for _, r := range closed {
-		if quietly(r.Collection) {
-			open = append(open, r)
-		} else {
-			still = append(still, r)
-		}
-	}
-	return itemPaths(open), itemPaths(still), nil
-}
-
 // quietly returns a function that unlocks collections where nobody need be
 // asked, and tries each once.
 func (c *call) quietly() func(collection string) bool {

@@ -53,6 +53,8 @@ type Server struct {
 	log    *slog.Logger
 	tables tables
 
+	searchWait time.Duration // see usualSearchWait
+
 	shown   shown
 	current atomic.Pointer[catalog]
 	making  sync.Mutex // held while current is made anew
@@ -65,7 +67,7 @@ func New(keys *keyring.Keys, gate *keyring.Gate, log *slog.Logger) *Server {
 	if err != nil {
 		panic(fmt.Sprintf("dbus: %v", err)) // a mistake in the tables, which every test finds
 	}
-	return &Server{keys: keys, gate: gate, log: log, tables: t}
+	return &Server{keys: keys, gate: gate, log: log, tables: t, searchWait: usualSearchWait}
 }
 
 // SessionAddress returns the address of the session bus, as the environment

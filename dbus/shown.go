@@ -20,6 +20,23 @@ type shown struct {
 	// unlisted are the collections that somebody has seen without the list of
 	// their items, as it could not be had.
 	unlisted map[string]bool
+	refused  map[string]bool // collections that the user would not unlock for a search
+}
+
+// refuse notes that the user would not unlock a collection for a search.
+func (s *shown) refuse(collection string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused == nil {
+		s.refused = map[string]bool{}
+	}
+	s.refused[collection] = true
+}
+
+func (s *shown) isRefused(collection string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused[collection]
 }
 
 // unlist notes that a collection's list cannot be had.
@@ -76,6 +93,7 @@ func (s *shown) forget(collection string) {
 	s.count -= len(s.items[collection])
 	delete(s.items, collection)
 	delete(s.unlisted, collection)
+	delete(s.refused, collection)
 }
 
 // of returns a collection's items.

@@ -10,6 +10,7 @@ import (
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
+	"github.com/keyringd/keyringd/prompt"
 )
 
 // TestUnlistableCanBeUnlocked has a collection whose items cannot be listed while
@@ -40,7 +41,7 @@ func TestUnlistableCanBeUnlocked(t *testing.T) {
 		v.secrets = keyring.NewSecrets(s.gate, v.store)
 		s.Secrets = v.secrets
 	})
-	v.answer(keyringtest.Reply{Passphrase: goodPass})
+	v.answer(keyringtest.Reply{Err: prompt.ErrDismissed})
 	v.awaitOwner(secretsName)
 
 	u := v.user()
@@ -58,6 +59,11 @@ func TestUnlistableCanBeUnlocked(t *testing.T) {
 		}
 	}
 	u.fails(u.call(secretsPath, serviceInterface+".SearchItems", map[string]string{"a": "b"}), isLocked)
+	// The first search has asked, and no other.
+	if n := len(v.prompter.Questions()); n != 1 {
+		t.Errorf("%d questions", n)
+	}
+	v.answer(keyringtest.Reply{Passphrase: goodPass})
 	_, at := u.unlock(loginPath)
 	u.ok(u.call(at, promptInterface+".Prompt", ""))
 	// Who waits for the end knows the list by then.

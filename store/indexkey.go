@@ -114,10 +114,8 @@ func (s *Store) loadIndexKey(ctx context.Context) {
 				_ = os.Remove(filepath.Join(s.dir, indexKeyOld)) // it is the same key, for anybody to read
 			}
 		}
-	case errors.Is(err, fs.ErrNotExist) && len(s.names.collections) == 0:
-		// The first collection makes one.
 	default:
-		s.log.Warn("there is no index key: locked collections cannot be searched until each was unlocked once", "err", err)
+		s.noIndexKey = err // which is as it should be before there is a collection
 	}
 }
 

@@ -247,6 +247,9 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
+	if s.noIndexKey != nil && len(s.names.collections) > 0 {
+		s.log.Warn("there is no index key: collections cannot be searched until each was unlocked once, which makes another", "err", s.noIndexKey)
+	}
 	for _, c := range s.collections {
 		if err := c.heal(); err != nil {
 			s.log.Warn("a locked collection cannot be repaired", "collection", c.id, "err", err)

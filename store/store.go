@@ -74,6 +74,8 @@ type Store struct {
 
 	keyMu    sync.Mutex // held while an index key is being made
 	indexKey secret.Bytes
+	// noIndexKey is why there was none when the store was opened.
+	noIndexKey error
 
 	mu          sync.Mutex
 	names       *directory
