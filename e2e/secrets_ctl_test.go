@@ -37,6 +37,7 @@ func TestKeyrings(t *testing.T) {
 	t.Parallel()
 	bustest.Need(t, "secret-tool")
 	c := newCabinet(t, "none")
+	c.refused(1, []string{"already", "hint: ", "unlock login"}, "keyring", "new", "Login")
 	c.must("swordfish", "secret-tool", "store", "--label=Mail", "user", "mia")
 	if k := c.keyring("Login"); k.ID != "login" || k.Locked || k.Items != 1 {
 		t.Errorf("the login keyring: %+v", k)
@@ -64,6 +65,15 @@ func TestKeyrings(t *testing.T) {
 		}
 	}
 	c.refused(1, []string{"no keyring"}, "keyring", "lock", "at home")
+
+	// One of a name is enough, unless two are wanted.
+	for _, name := range []string{"login", "Default", " at WORK", work.ID} {
+		c.refused(1, []string{"already", "--same-label"}, "keyring", "new", name)
+	}
+	if out := c.mustCtl("keyring", "new", "--same-label", "At work"); !strings.Contains(out, "Made") || strings.Contains(out, work.ID) {
+		t.Errorf("keyring new --same-label:\n%s", out)
+	}
+	c.refused(1, []string{"At work"}, "keyring", "lock", "At work")
 
 	c.mustCtl("keyring", "lock", "login")
 	c.Answer("wrong")

@@ -137,16 +137,23 @@ func (s *session) onKeyring(c *cobra.Command, do func(context.Context, *client.C
 }
 
 func (s *session) keyringNewCommand() *cobra.Command {
-	return &cobra.Command{
+	again := false
+	c := &cobra.Command{
 		Use:   "new LABEL",
 		Short: "make a keyring",
-		Long:  "Makes a keyring, whose passphrase you are asked for.",
-		Args:  usage(cobra.ExactArgs(1)),
+		Long: "Makes a keyring, whose passphrase you are asked for. One whose label another has,\n" +
+			"in capitals or not, is made with --same-label only.",
+		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if strings.TrimSpace(args[0]) == "" {
 				return usageError{errors.New("a keyring needs a label")}
 			}
 			return s.withDaemon(c.Context(), func(d *client.Client) error {
+				if !again {
+					if err := unlabelled(c.Context(), d, args[0]); err != nil {
+						return err
+					}
+				}
 				id, err := d.CreateKeyring(c.Context(), args[0])
 				if err != nil {
 					return err
@@ -155,6 +162,29 @@ func (s *session) keyringNewCommand() *cobra.Command {
 			})
 		},
 	}
+	c.Flags().BoolVar(&again, "same-label", false, "make it even if another keyring has the label")
+	return c
+}
+
+// unlabelled is an error if a keyring has that label already, or goes by it as a
+// name: two of a name are told apart by nobody.
+func unlabelled(ctx context.Context, d *client.Client, label string) error {
+	all, err := d.Keyrings(ctx)
+	if err != nil {
+		return err
+	}
+	same := func(other string) bool { return strings.EqualFold(strings.TrimSpace(other), strings.TrimSpace(label)) }
+	for _, k := range all {
+		if !same(k.Label) && !same(k.ID) && !slices.ContainsFunc(k.Aliases, same) {
+			continue
+		}
+		hint := "choose another label, or add --same-label"
+		if k.ID == "login" && k.Created.IsZero() && k.Items == 0 { // it only seems to be there
+			hint = "keyringctl keyring unlock login makes it"
+		}
+		return hintedError{fmt.Errorf("there is a keyring %q already (%s)", k.Label, k.ID), hint}
+	}
+	return nil
 }
 
 func (s *session) keyringLockCommand() *cobra.Command {
