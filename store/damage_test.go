@@ -50,6 +50,7 @@ func examine(t *testing.T, dir string, want map[string]string, o *outcome, what 
 	t.Helper()
 	s, err := store.Open(t.Context(), options(dir))
 	if err != nil {
+		t.Logf("%s: refused: %v", what, err)
 		o.refused++
 		return
 	}
@@ -68,7 +69,8 @@ func examine(t *testing.T, dir string, want map[string]string, o *outcome, what 
 	if ids, err := c.Search(map[string]string{"all": "yes"}); err == nil && len(ids) != len(want) && len(s.Damage()) == 0 {
 		wrong("locked search finds %d items of %d", len(ids), len(want))
 	}
-	if c.Unlock(t.Context(), passphrase(t, "pass")) != nil {
+	if err := c.Unlock(t.Context(), passphrase(t, "pass")); err != nil {
+		t.Logf("%s: refused: %v", what, err)
 		o.refused++
 		return
 	}
@@ -147,6 +149,38 @@ func TestBitFlips(t *testing.T) {
 }
 
 func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
+// A damaged byte does not make a store that a newer keyringd has written, and
+// one that it has is left alone.
+func TestFormat(t *testing.T) {
+	dir := t.TempDir()
+	want := small(t, dir, true)
+	path := filepath.Join(dir, "keyrings.db")
+	data, err := os.ReadFile(path)
+	must(t, err)
+	mark := []byte("format\x01\xfe")
+	if !bytes.Contains(data, mark) {
+		t.Fatal("the mark is not found")
+	}
+	for bit := range 16 {
+		other := slices.Clone(mark)
+		other[len("format")+bit/8] ^= 1 << (bit % 8)
+		must(t, os.WriteFile(path, bytes.ReplaceAll(data, mark, other), 0o600))
+		var o outcome
+		examine(t, dir, want, &o, fmt.Sprintf("bit %d", bit))
+		if o.exact != 1 {
+			t.Errorf("bit %d: %+v", bit, o)
+		}
+	}
+	newer := bytes.ReplaceAll(data, mark, []byte("format\x02\xfd"))
+	must(t, os.WriteFile(path, newer, 0o600))
+	if s, err := store.Open(t.Context(), options(dir)); !errors.Is(err, keyring.ErrUnsupported) {
+		t.Errorf("a newer store: %v, %v", s, err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, newer) {
+		t.Errorf("it was changed: %v", err)
+	}
+}
 
 // One damaged item is the trouble of nobody else, and comes back from a copy.
 func TestDamagedItem(t *testing.T) {

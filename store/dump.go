@@ -91,9 +91,7 @@ func (d *dump) add(only string, path []string, key, value []byte) {
 		case directoryKey:
 			d.names, _ = decodeDirectory(value) // nil if it is damaged
 		case formatKey:
-			if len(value) == 1 {
-				d.format = value[0]
-			}
+			d.format = formatOf(value)
 		}
 		return
 	}

@@ -137,8 +137,8 @@ func (s *Store) checkFile(path string) error {
 		case len(path) != 1 || path[0] != topBucket:
 		case string(key) == directoryKey:
 			names, _ = decodeDirectory(value) // nil if it is damaged
-		case string(key) == formatKey && len(value) == 1:
-			version = value[0]
+		case string(key) == formatKey:
+			version = formatOf(value)
 		}
 		return nil
 	})
@@ -208,7 +208,7 @@ func putTop(tx *bolt.Tx, names *directory) error {
 	if err != nil {
 		return err
 	}
-	if err := top.Put([]byte(formatKey), []byte{format}); err != nil {
+	if err := top.Put([]byte(formatKey), markOf(format)); err != nil {
 		return err
 	}
 	return top.Put([]byte(directoryKey), names.encode())

@@ -17,6 +17,18 @@ import (
 // is encrypted.
 const format = 1
 
+// markOf is how a format stands in the database: one that is newer than ours
+// must not be taken from a damaged byte.
+func markOf(format byte) []byte { return []byte{format, ^format} }
+
+// formatOf returns the format of a mark, and 0 of a damaged one.
+func formatOf(mark []byte) byte {
+	if len(mark) != 2 || mark[0] != ^mark[1] {
+		return 0
+	}
+	return mark[0]
+}
+
 const (
 	keySize      = 32
 	nonceSize    = chacha20poly1305.NonceSizeX
