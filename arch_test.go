@@ -75,8 +75,8 @@ var own = []struct {
 	{"control", []string{"internal/panicsite", "keyring", "internal/caller", "internal/listen", "internal/secret"},
 		"a front end knows the core only: never another front end, a device, a source of keys or a prompter"},
 	{"dbus/loginsession", []string{"dbus/internal/wire"}, "what the login session is at is the desktop's to say; what follows from it is not decided here"},
-	{"dbus/notify", nil, "a text is shown without knowing what it is about"},
-	{"dbus/systemprompter", []string{"prompt", "internal/secret"}, "it sees a question and returns an answer; it cannot reach keys"},
+	{"dbus/notify", []string{"dbus/internal/wire"}, "a text is shown without knowing what it is about"},
+	{"dbus/systemprompter", []string{"dbus/internal/wire", "prompt", "internal/secret"}, "it sees a question and returns an answer; it cannot reach keys"},
 	{"cmd/keyringctl", []string{"dbus/client", "internal/atomicfile", "internal/caller", "internal/folder/pubfile", "tpm/attest"},
 		"the command line is a D-Bus client like any other; a statement of a TPM's is checked where there is neither daemon nor TPM"},
 	{"internal/assuan", []string{"internal/secret"}, "a line protocol knows no domain"},
@@ -96,7 +96,7 @@ var wiring = []string{"cmd/keyringd"}
 // testSupport are the folders that only tests may import. They may import what
 // they like, as tests may: real peers and real devices are what tests are for.
 var testSupport = []string{
-	"keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/logindtest", "internal/pamtest", "internal/secretstest", "internal/sshdtest", "bench", "e2e", "e2e/window",
+	"cmd/keyring-ui/uitest", "keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/logindtest", "internal/pamtest", "internal/secretstest", "internal/sshdtest", "bench", "e2e", "e2e/window",
 }
 
 // homes says which folders may import a library, so that it can be exchanged

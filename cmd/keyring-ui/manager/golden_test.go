@@ -1,39 +1,22 @@
 package manager
 
 import (
-	"flag"
 	"fmt"
-	"image"
-	"image/color"
-	"image/png"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/keyringd/keyringd/cmd/keyring-ui/manager/config"
+	"github.com/keyringd/keyringd/cmd/keyring-ui/uitest"
 	"github.com/keyringd/keyringd/dbus/client"
 )
-
-var update = flag.Bool("update", false, "write the golden images anew; look at them")
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 // speak makes the words those of a locale for the test.
 func speak(t *testing.T, locale string) {
 	t.Helper()
-	// UTC, wherever the test runs.
-	t.Setenv("TZ", "UTC")
-	t.Setenv("LC_ALL", locale)
-	t.Setenv("LANGUAGE", "")
-	if err := Translate(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		t.Setenv("LC_ALL", "C")
-		_ = Translate()
-	})
+	uitest.Speak(t, locale, Translate)
 }
 
 const (
@@ -207,75 +190,8 @@ func TestLooks(t *testing.T) {
 			t.Run(name+"/"+suffix, func(t *testing.T) {
 				s := picture(t, dark)
 				s.c.Focus(nil)
-				compare(t, name+"-"+suffix, s.c.Capture())
+				uitest.Compare(t, name+"-"+suffix, s.c.Capture())
 			})
 		}
-	}
-}
-
-// compare allows for the last bit of floating point, which is not the same on
-// every processor, and for nothing that a person could see.
-func compare(t *testing.T, name string, got image.Image) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".png")
-	if *update {
-		write(t, path, got)
-		return
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	want, err := png.Decode(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.Bounds() != want.Bounds() {
-		keep(t, name, got)
-		t.Fatalf("%v, want %v", got.Bounds(), want.Bounds())
-	}
-	off := 0
-	for y := range got.Bounds().Dy() {
-		for x := range got.Bounds().Dx() {
-			if distant(got.At(x, y), want.At(x, y)) {
-				off++
-			}
-		}
-	}
-	if off > 20 {
-		keep(t, name, got)
-		t.Errorf("%d pixels are not as they were", off)
-	}
-}
-
-func distant(a, b color.Color) bool {
-	const most = 16 << 8
-	r1, g1, b1, _ := a.RGBA()
-	r2, g2, b2, _ := b.RGBA()
-	for _, d := range []int{int(r1) - int(r2), int(g1) - int(g2), int(b1) - int(b2)} {
-		if d > most || d < -most {
-			return true
-		}
-	}
-	return false
-}
-
-func keep(t *testing.T, name string, img image.Image) {
-	t.Helper()
-	path := filepath.Join(t.ArtifactDir(), name+".png")
-	write(t, path, img)
-	t.Logf("what there is now: %s (go test -artifacts keeps it; -update makes it what is wanted)", path)
-}
-
-func write(t *testing.T, path string, img image.Image) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(f, img); err != nil {
-		t.Fatal(err)
 	}
 }

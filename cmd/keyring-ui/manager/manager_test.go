@@ -1,10 +1,7 @@
 package manager
 
 import (
-	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +12,7 @@ import (
 	"fyne.io/fyne/v2/driver/desktop"
 	"fyne.io/fyne/v2/test"
 
+	"github.com/keyringd/keyringd/cmd/keyring-ui/uitest"
 	"github.com/keyringd/keyringd/dbus/client"
 )
 
@@ -398,43 +396,9 @@ func TestSentences(t *testing.T) {
 
 // Every word is there in every language that there is.
 func TestTranslationsAreWhole(t *testing.T) {
-	b, err := translations.ReadFile("translations/de.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	words := map[string]any{}
-	if err := json.Unmarshal(b, &words); err != nil {
-		t.Fatal(err)
-	}
-	source := regexp.MustCompile(`lang\.[LX]\("([^"]+)"|plural\("([^"]+)"`)
-	said := map[string]bool{}
-	sources, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range append(sources, "../manager_window.go") {
-		if strings.HasSuffix(path, "_test.go") {
-			continue
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range source.FindAllStringSubmatch(string(b), -1) {
-			said[m[1]+m[2]] = true
-		}
-	}
+	said := uitest.Said(t, regexp.MustCompile(`lang\.[LX]\("([^"]+)"|plural\("([^"]+)"`), "../manager_window.go")
 	if len(said) < 100 {
 		t.Fatalf("found %d texts", len(said))
 	}
-	for s := range said {
-		if words[s] == nil {
-			t.Errorf("no German for %q", s)
-		}
-	}
-	for s := range words {
-		if !said[s] {
-			t.Errorf("%q is German for nothing", s)
-		}
-	}
+	uitest.Translated(t, translations, said)
 }

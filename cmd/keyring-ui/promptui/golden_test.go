@@ -1,12 +1,6 @@
 package promptui
 
 import (
-	"flag"
-	"image"
-	"image/color"
-	"image/png"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,24 +10,15 @@ import (
 	"fyne.io/fyne/v2/theme"
 
 	"github.com/keyringd/keyringd/cmd/keyring-ui/ask"
+	"github.com/keyringd/keyringd/cmd/keyring-ui/uitest"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/prompt"
 )
 
-var update = flag.Bool("update", false, "write the golden images anew; look at them")
-
 // speak makes the words those of a locale for the test.
 func speak(t *testing.T, locale string) {
 	t.Helper()
-	t.Setenv("LC_ALL", locale)
-	t.Setenv("LANGUAGE", "")
-	if err := Translate(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		t.Setenv("LC_ALL", "C")
-		_ = Translate()
-	})
+	uitest.Speak(t, locale, Translate)
 }
 
 // A shot is a view on a canvas of its own.
@@ -228,75 +213,8 @@ func TestLooks(t *testing.T) {
 			t.Run(name+"/"+suffix, func(t *testing.T) {
 				s := make(t, v)
 				s.fit()
-				compare(t, name+"-"+suffix, s.c.Capture())
+				uitest.Compare(t, name+"-"+suffix, s.c.Capture())
 			})
 		}
-	}
-}
-
-// compare allows for the last bit of floating point, which is not the same on
-// every processor, and for nothing that a person could see.
-func compare(t *testing.T, name string, got image.Image) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".png")
-	if *update {
-		write(t, path, got)
-		return
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	want, err := png.Decode(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.Bounds() != want.Bounds() {
-		keep(t, name, got)
-		t.Fatalf("%v, want %v", got.Bounds(), want.Bounds())
-	}
-	off := 0
-	for y := range got.Bounds().Dy() {
-		for x := range got.Bounds().Dx() {
-			if distant(got.At(x, y), want.At(x, y)) {
-				off++
-			}
-		}
-	}
-	if off > 20 {
-		keep(t, name, got)
-		t.Errorf("%d pixels are not as they were", off)
-	}
-}
-
-func distant(a, b color.Color) bool {
-	const most = 16 << 8
-	r1, g1, b1, _ := a.RGBA()
-	r2, g2, b2, _ := b.RGBA()
-	for _, d := range []int{int(r1) - int(r2), int(g1) - int(g2), int(b1) - int(b2)} {
-		if d > most || d < -most {
-			return true
-		}
-	}
-	return false
-}
-
-func keep(t *testing.T, name string, img image.Image) {
-	t.Helper()
-	path := filepath.Join(t.ArtifactDir(), name+".png")
-	write(t, path, img)
-	t.Logf("what there is now: %s (go test -artifacts keeps it; -update makes it what is wanted)", path)
-}
-
-func write(t *testing.T, path string, img image.Image) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(f, img); err != nil {
-		t.Fatal(err)
 	}
 }

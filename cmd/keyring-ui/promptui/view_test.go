@@ -1,9 +1,6 @@
 package promptui
 
 import (
-	"encoding/json"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,6 +10,7 @@ import (
 	"fyne.io/fyne/v2/theme"
 
 	"github.com/keyringd/keyringd/cmd/keyring-ui/ask"
+	"github.com/keyringd/keyringd/cmd/keyring-ui/uitest"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/prompt"
 )
@@ -442,56 +440,9 @@ func TestRememberAndAutomatic(t *testing.T) {
 
 // Every word is there in every language that there is.
 func TestTranslationsAreWhole(t *testing.T) {
-	files, err := translations.ReadDir("translations")
-	if err != nil {
-		t.Fatal(err)
-	}
-	read := func(name string) map[string]any {
-		b, err := translations.ReadFile("translations/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		words := map[string]any{}
-		if err := json.Unmarshal(b, &words); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		return words
-	}
-	source := regexp.MustCompile(`lang\.[LN]\("([^"]+)"|"(\{\{\.Count\}\} [a-z]+)"`)
-	said := map[string]bool{}
-	sources, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range sources {
-		if strings.HasSuffix(path, "_test.go") {
-			continue
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range source.FindAllStringSubmatch(string(b), -1) {
-			said[m[1]+m[2]] = true
-		}
-	}
+	said := uitest.Said(t, regexp.MustCompile(`lang\.[LN]\("([^"]+)"|"(\{\{\.Count\}\} [a-z]+)"`))
 	if len(said) < 40 {
 		t.Fatalf("found %d texts", len(said))
 	}
-	for _, f := range files {
-		if f.Name() == "en.json" {
-			continue
-		}
-		words := read(f.Name())
-		for s := range said {
-			if words[s] == nil {
-				t.Errorf("%s has no %q", f.Name(), s)
-			}
-		}
-		for s := range words {
-			if !said[s] {
-				t.Errorf("%s has %q, which nothing says", f.Name(), s)
-			}
-		}
-	}
+	uitest.Translated(t, translations, said)
 }
