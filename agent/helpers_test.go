@@ -24,6 +24,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/prompt"
@@ -274,10 +275,7 @@ func program(t *testing.T, name string) string {
 			return p
 		}
 	}
-	if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-		t.Fatalf("%s is not installed", name)
-	}
-	t.Skipf("%s is not installed", name)
+	bustest.Missing(t, name)
 	return ""
 }
 

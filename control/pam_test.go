@@ -8,19 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/pamtest"
 )
-
-func need(t *testing.T, what string, there bool) {
-	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("KEYRINGD_TEST_REQUIRE") == "1":
-		t.Fatalf("%s is missing, and KEYRINGD_TEST_REQUIRE=1", what)
-	default:
-		t.Skipf("%s is missing", what)
-	}
-}
 
 // The password of the login is the password of the keyring.
 func TestPAMUnlocks(t *testing.T) {
@@ -85,8 +75,7 @@ func TestPAMChanges(t *testing.T) {
 // gnome-keyring's own program speaks to us as it does to itself: it hands over
 // the desktop's environment and takes what comes back.
 func TestGnomeKeyringStart(t *testing.T) {
-	_, err := exec.LookPath("gnome-keyring-daemon")
-	need(t, "gnome-keyring-daemon", err == nil)
+	bustest.Need(t, "gnome-keyring-daemon")
 	dir, log := start(t, &fakeLogin{}, nil)
 	cmd := exec.CommandContext(t.Context(), "gnome-keyring-daemon", "--start", "--components=secrets")
 	home := t.TempDir()

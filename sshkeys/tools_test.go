@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
@@ -18,21 +19,10 @@ import (
 
 const passphrase = "correct horse"
 
-// need skips a test for want of a program, except where all must be there.
-func need(t testing.TB, program string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-			t.Fatalf("%s is not installed", program)
-		}
-		t.Skipf("%s is not installed", program)
-	}
-}
-
 // run runs a program in dir, with the openssl or ssh-keygen of the system.
 func run(t testing.TB, dir, program string, args ...string) {
 	t.Helper()
-	need(t, program)
+	bustest.Need(t, program)
 	cmd := exec.Command(program, args...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	sshknownhosts "golang.org/x/crypto/ssh/knownhosts"
+
+	"github.com/keyringd/keyringd/internal/bustest"
 )
 
 func signer(tb testing.TB, n byte) ssh.Signer {
@@ -127,16 +129,10 @@ func TestFilesAreReadAgain(t *testing.T) {
 
 // TestHashedByOpenSSH reads what ssh-keygen -H writes.
 func TestHashedByOpenSSH(t *testing.T) {
-	keygen, err := exec.LookPath("ssh-keygen")
-	if err != nil {
-		if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	bustest.Need(t, "ssh-keygen")
 	path := filepath.Join(t.TempDir(), "known_hosts")
 	write(t, path, line(t, "git.example.org,192.0.2.1", 1), line(t, "[other.example.org]:2022", 2))
-	if out, err := exec.Command(keygen, "-H", "-f", path).CombinedOutput(); err != nil {
+	if out, err := exec.Command("ssh-keygen", "-H", "-f", path).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	f := New(path)

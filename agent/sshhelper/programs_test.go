@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/keyringd/keyringd/agent"
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -28,23 +29,16 @@ import (
 func need(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		if _, err := exec.LookPath(name); err == nil {
-			continue
+		if _, err := os.Stat(name); err != nil {
+			bustest.Need(t, name)
 		}
-		if _, err := os.Stat(name); err == nil {
-			continue
-		}
-		if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-			t.Fatalf("%s is missing", name)
-		}
-		t.Skipf("%s is missing", name)
 	}
 }
 
 func helper(t *testing.T, name string) {
 	t.Helper()
 	if _, err := find("", name); err != nil {
-		need(t, name)
+		bustest.Missing(t, name)
 	}
 }
 

@@ -43,16 +43,23 @@ func Start(tb testing.TB) *Bus {
 	return b
 }
 
-// Need skips or fails the test if a program is missing.
+// Need skips or fails the test if a program is missing; see Missing.
 func Need(tb testing.TB, program string) {
 	tb.Helper()
 	if _, err := exec.LookPath(program); err == nil {
 		return
 	}
+	Missing(tb, program)
+}
+
+// Missing skips the test for want of something, or fails it where everything
+// must be there: if KEYRINGD_TEST_REQUIRE is 1.
+func Missing(tb testing.TB, what string) {
+	tb.Helper()
 	if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-		tb.Fatalf("%s is missing", program)
+		tb.Fatalf("%s is missing", what)
 	}
-	tb.Skipf("%s is missing", program)
+	tb.Skipf("%s is missing", what)
 }
 
 // config is a session bus as distributions set it up, limits included.

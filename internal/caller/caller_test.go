@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keyringd/keyringd/internal/bustest"
 )
 
 // childEnv makes the test binary connect to the socket it names, and stay
@@ -167,10 +169,7 @@ func TestNoConnection(t *testing.T) {
 
 // Another mount namespace may show any file as /usr/bin/ssh.
 func TestForeignExecutable(t *testing.T) {
-	unshare, err := exec.LookPath("unshare")
-	if err != nil {
-		t.Skip("unshare is not installed")
-	}
+	bustest.Need(t, "unshare")
 	dir := t.TempDir()
 	fake := filepath.Join(dir, "ssh")
 	if err := os.WriteFile(fake, []byte("the real one"), 0o755); err != nil {
@@ -180,7 +179,7 @@ func TestForeignExecutable(t *testing.T) {
 	if err := os.WriteFile(info, []byte("[Application]\nname=org.example.App\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	probe := exec.Command(unshare, "-rm", "mount", "--bind", self(t), fake)
+	probe := exec.Command("unshare", "-rm", "mount", "--bind", self(t), fake)
 	if out, err := probe.CombinedOutput(); err != nil {
 		t.Skipf("no user namespaces here: %v %s", err, out)
 	}
@@ -190,7 +189,7 @@ func TestForeignExecutable(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, _, _ := accept(t, func(string) *exec.Cmd {
-				return exec.Command(unshare, "-rm", "/bin/sh", "-c",
+				return exec.Command("unshare", "-rm", "/bin/sh", "-c",
 					fmt.Sprintf("mount --bind %q %q && exec %q", self(t), fake, test.run))
 			})
 			p, err := FromConn(c)

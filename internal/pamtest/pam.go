@@ -10,6 +10,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"testing"
+
+	"github.com/keyringd/keyringd/internal/bustest"
 )
 
 // A Stack is a service that a user logs in to.
@@ -29,8 +31,7 @@ type Stack struct {
 // is 1.
 func New(tb testing.TB, runtimeDir string) *Stack {
 	tb.Helper()
-	_, err := exec.LookPath("pamtester")
-	need(tb, "pamtester", err == nil)
+	bustest.Need(tb, "pamtester")
 	module := find(tb, "pam_gnome_keyring.so", "/lib/*/security/pam_gnome_keyring.so", "/usr/lib/security/pam_gnome_keyring.so", "/usr/lib64/security/pam_gnome_keyring.so")
 	items := find(tb, "pam_wrapper", "/usr/lib/*/pam_wrapper/pam_set_items.so", "/usr/lib/pam_wrapper/pam_set_items.so", "/usr/lib64/pam_wrapper/pam_set_items.so")
 	p := &Stack{tb: tb, services: tb.TempDir(), runtime: runtimeDir, Home: tb.TempDir(),
@@ -62,19 +63,8 @@ func find(tb testing.TB, what string, patterns ...string) string {
 			return all[0]
 		}
 	}
-	need(tb, what, false)
+	bustest.Missing(tb, what)
 	return ""
-}
-
-func need(tb testing.TB, what string, there bool) {
-	tb.Helper()
-	switch {
-	case there:
-	case os.Getenv("KEYRINGD_TEST_REQUIRE") == "1":
-		tb.Fatalf("%s is missing, and KEYRINGD_TEST_REQUIRE=1", what)
-	default:
-		tb.Skipf("%s is missing", what)
-	}
 }
 
 func (p *Stack) put(name, text string, mode os.FileMode) {
