@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"testing"
-	"time"
 
 	sshagent "golang.org/x/crypto/ssh/agent"
 
@@ -36,16 +35,9 @@ func TestAdded(t *testing.T) {
 			if len(keys) != n {
 				t.Fatalf("%s lists %d keys, want %d", p.name, len(keys), n)
 			}
-			per := func(what func()) float64 {
-				before, count := cpu(t, p.pid), 0
-				for start := time.Now(); time.Since(start) < time.Second; count++ {
-					what()
-				}
-				return float64(cpu(t, p.pid)-before) / float64(count) / 1e3
-			}
 			last := keys[len(keys)-1:]
-			signing := per(func() { sign(t, client, last, 1) })
-			listing := per(func() { list(t, client) })
+			signing := per(t, p, func() { sign(t, client, last, 1) })
+			listing := per(t, p, func() { list(t, client) })
 			row(p.name, n, fmt.Sprintf("%.0f", add), fmt.Sprintf("%.0f", signing), fmt.Sprintf("%.0f", listing), fmt.Sprintf("%.1f", rss(t, p.pid)))
 		}
 	}

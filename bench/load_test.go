@@ -8,11 +8,8 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,40 +20,17 @@ import (
 	"github.com/keyringd/keyringd/internal/daemontest"
 )
 
-// used is the processor time that the threads of a process have used, to the
-// nanosecond (Documentation/scheduler/sched-stats.rst).
-func used(tb testing.TB, pid int) time.Duration {
-	tb.Helper()
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	if err != nil || len(tasks) == 0 {
-		tb.Fatalf("no schedstat: %v", err)
-	}
-	var all time.Duration
-	for _, task := range tasks {
-		text, err := os.ReadFile(task)
-		if err != nil {
-			continue // it has ended
-		}
-		n, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		all += time.Duration(n)
-	}
-	return all
-}
-
 // per is the processor time of what, in microseconds.
 func per(tb testing.TB, p peer, what func()) float64 {
 	tb.Helper()
 	for range 20 {
 		what()
 	}
-	before, n := used(tb, p.pid), 0
+	before, n := cpu(tb, p.pid), 0
 	for start := time.Now(); time.Since(start) < 2*time.Second; n++ {
 		what()
 	}
-	return float64(used(tb, p.pid)-before) / float64(n) / 1e3
+	return float64(cpu(tb, p.pid)-before) / float64(n) / 1e3
 }
 
 // ed25519Files puts key files into a session's key folder.
@@ -110,7 +84,7 @@ func TestCores(t *testing.T) {
 				clients = append(clients, p.client(t))
 			}
 			sign(t, clients[0], keys, 5)
-			before, start := used(t, p.pid), time.Now()
+			before, start := cpu(t, p.pid), time.Now()
 			var group sync.WaitGroup
 			var mu sync.Mutex
 			signed := 0
@@ -126,7 +100,7 @@ func TestCores(t *testing.T) {
 			}
 			group.Wait()
 			took := time.Since(start)
-			row(p.name, n, fmt.Sprintf("%.0f", float64(signed)/took.Seconds()), fmt.Sprintf("%.2f", float64(used(t, p.pid)-before)/float64(took)))
+			row(p.name, n, fmt.Sprintf("%.0f", float64(signed)/took.Seconds()), fmt.Sprintf("%.2f", float64(cpu(t, p.pid)-before)/float64(took)))
 		}
 	}
 }
@@ -147,7 +121,7 @@ func TestFirstList(t *testing.T) {
 			if got := len(list(t, s.Client())); got != n {
 				t.Fatalf("%d keys are listed, want %d", got, n)
 			}
-			best, spent = min(best, time.Since(start)), min(spent, used(t, s.PID()))
+			best, spent = min(best, time.Since(start)), min(spent, cpu(t, s.PID()))
 			if err := s.Stop(); err != nil {
 				t.Fatal(err)
 			}
@@ -170,7 +144,7 @@ func TestFirstList(t *testing.T) {
 			conn, _ = net.Dial("unix", socket)
 		}
 		list(t, sshagent.NewClient(conn))
-		best, spent = min(best, time.Since(start)), min(spent, used(t, cmd.Process.Pid))
+		best, spent = min(best, time.Since(start)), min(spent, cpu(t, cmd.Process.Pid))
 		_ = conn.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
