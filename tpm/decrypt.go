@@ -40,8 +40,9 @@ func (k *Key) Traits() Traits {
 }
 
 // Decrypt decrypts as a [crypto.Decrypter] with an RSA key does: opts is nil
-// for RSAES-PKCS1-v1_5 and a *rsa.OAEPOptions for RSAES-OAEP. The answer is the caller's to Wipe, all else is borrowed; auth is
-// spent as in [Key.Sign], with the same errors, and ErrCiphertext.
+// for RSAES-PKCS1-v1_5 and a *rsa.OAEPOptions for RSAES-OAEP. The answer is the
+// caller's to Wipe, all else is borrowed; auth is spent as in [Key.Sign], with the
+// same errors, and ErrCiphertext.
 //
 // A key that is not bound to one padding decrypts all of them, with any label:
 // the TPM does the bare operation, and the padding is taken off here.
@@ -122,7 +123,8 @@ func (k *Key) ECDH(ctx context.Context, auth secret.Bytes, peer *ecdh.PublicKey)
 		if err != nil {
 			return nil, err
 		}
-		clear(z.Y.Buffer)
+		defer clear(z.X.Buffer)
+		defer clear(z.Y.Buffer)
 		return pad(z.X.Buffer, half)
 	})
 }
