@@ -11,6 +11,6 @@
 // the receiver likes.
 //
 // It follows the D-Bus Specification 0.43, "Message Protocol" and "Type
-// System". File descriptors are received, a few with each message, and
-// deliberately never sent.
+// System". File descriptors come, a few with each message, and go along with
+// those messages that are sent by [Tap.SendFilesAs].
 package wire
