@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -82,11 +80,8 @@ func (b *bus) join() (err error) {
 	if b.conn, err = godbus.NewConn(b.tap); err != nil {
 		return err
 	}
-	if err := b.conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
+	if err := wire.Join(b.conn); err != nil {
 		return err
-	}
-	if err := b.conn.Hello(); err != nil {
-		return fmt.Errorf("hello: %w", err)
 	}
 	// An empty new owner is a connection that ended.
 	if err := b.conn.AddMatchSignalContext(b.ctx, godbus.WithMatchSender(driver), godbus.WithMatchInterface(driver),

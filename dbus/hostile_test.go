@@ -65,10 +65,7 @@ func (h *house) rawWith(see func(*wire.Frame)) *raw {
 		h.Fatal(err)
 	}
 	h.Cleanup(func() { r.Close() })
-	if err := r.Auth(nil); err != nil {
-		h.Fatal(err)
-	}
-	if err := r.Hello(); err != nil {
+	if err := wire.Join(r.Conn); err != nil {
 		h.Fatal(err)
 	}
 	return r

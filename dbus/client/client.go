@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -102,10 +101,7 @@ func (c *Client) join() (err error) {
 	if c.conn, err = godbus.NewConn(c.tap); err != nil {
 		return err
 	}
-	if err := c.conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return err
-	}
-	if err := c.conn.Hello(); err != nil {
+	if err := wire.Join(c.conn); err != nil {
 		return err
 	}
 	return c.tap.SetDeadline(time.Time{})

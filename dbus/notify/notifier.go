@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"html"
 	"log/slog"
-	"os"
-	"strconv"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/keyringd/keyringd/dbus/internal/wire"
 )
 
 const (
@@ -93,10 +93,7 @@ func (n *Notifier) show(ctx context.Context, t Text) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if err := conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return err
-	}
-	if err := conn.Hello(); err != nil {
+	if err := wire.Join(conn); err != nil {
 		return err
 	}
 	hints := map[string]godbus.Variant{

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"sync"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/keyringd/keyringd/dbus/internal/wire"
 	"github.com/keyringd/keyringd/prompt"
 )
 
@@ -107,10 +106,7 @@ func (p *Prompter) open(ctx context.Context) (*session, error) {
 }
 
 func (s *session) join(ctx context.Context, start bool) error {
-	if err := s.conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return err
-	}
-	if err := s.conn.Hello(); err != nil {
+	if err := wire.Join(s.conn); err != nil {
 		return err
 	}
 	if err := s.conn.Export(caller{s}, ours, callback); err != nil {

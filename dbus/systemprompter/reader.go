@@ -2,11 +2,11 @@ package systemprompter
 
 import (
 	"context"
-	"os"
-	"strconv"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/keyringd/keyringd/dbus/internal/wire"
 )
 
 // readerTime is how long it may take to find out: a question waits for it.
@@ -23,7 +23,7 @@ func ScreenReader(ctx context.Context, address string) bool {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Geteuid()))}) != nil || conn.Hello() != nil {
+	if wire.Join(conn) != nil {
 		return false
 	}
 	var on godbus.Variant
