@@ -1,14 +1,10 @@
 package loginsession
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -24,8 +20,6 @@ const (
 
 	// maxBody is more than any property or signal of logind's that we look at.
 	maxBody = 64 << 10
-	// maxLine is more than a line of the authentication is long.
-	maxLine = 1024
 	// maxSignals is how many signals may wait to be looked at.
 	maxSignals = 64
 )
@@ -37,23 +31,31 @@ type remoteError string
 
 func (e remoteError) Error() string { return string(e) }
 
-// A signal is one that take wanted.
+// A signal is one that take wanted, or a reply, which may have brought files.
 type signal struct {
 	wire.Header
-	body []byte
+	body  []byte
+	files []*os.File
 }
 
 func (s signal) decode(signature string, into ...any) bool {
 	return s.Signature == signature && wire.Unmarshal(s.Order, s.body, into...) == nil
 }
 
+// drop closes what nobody took.
+func (s signal) drop() {
+	for _, f := range s.files {
+		_ = f.Close()
+	}
+}
+
 // A link is one connection to a bus. Calls are for one goroutine.
 type link struct {
 	tap     *wire.Tap
+	conn    *godbus.Conn           // says hello, and reads for the tap
 	take    func(*wire.Frame) bool // which signals to keep
 	signals chan signal
 	stop    func() bool
-	done    chan struct{} // the reader is
 
 	mu      sync.Mutex
 	waiting map[uint32]chan signal // replies, by serial
@@ -65,80 +67,37 @@ func dial(ctx context.Context, address string, take func(*wire.Frame) bool) (*li
 	if err != nil {
 		return nil, err
 	}
-	return join(ctx, socket, take, nil)
-}
-
-// join makes a link of a connected socket, which it owns. negotiate, if there is
-// any, is a last line of the authentication and the answer that it wants.
-func join(ctx context.Context, socket net.Conn, take func(*wire.Frame) bool, negotiate []string) (*link, error) {
-	l := &link{take: take, signals: make(chan signal, maxSignals), done: make(chan struct{}), waiting: map[uint32]chan signal{}}
+	l := &link{take: take, signals: make(chan signal, maxSignals), waiting: map[uint32]chan signal{}}
 	l.tap = wire.NewTap(socket, l.receive)
 	l.stop = context.AfterFunc(ctx, func() { _ = l.tap.Close() })
-	if err := l.authenticate(negotiate); err != nil {
-		l.stop()
-		_ = l.tap.Close()
-		return nil, err
-	}
-	go func() {
-		defer close(l.done)
-		// Nothing is passed on, so that Read returns when the connection ends.
-		_, _ = l.tap.Read(make([]byte, 1))
-	}()
-	var name string
-	if err := l.call(ctx, driver, driverPath, driver, "Hello", nil, &name); err != nil {
+	if err := l.join(); err != nil {
 		l.close()
 		return nil, err
 	}
 	return l, nil
 }
 
-// authenticate is the D-Bus Specification's "Authentication Protocol": the
-// kernel has told the bus who we are.
-func (l *link) authenticate(negotiate []string) error {
+func (l *link) join() (err error) {
 	if err := l.tap.SetDeadline(time.Now().Add(answerTime)); err != nil {
 		return err
 	}
-	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))
-	if err := l.line("\x00AUTH EXTERNAL "+uid+"\r\n", "OK "); err != nil {
+	if l.conn, err = godbus.NewConn(l.tap); err != nil {
 		return err
 	}
-	if len(negotiate) == 2 {
-		if err := l.line(negotiate[0]+"\r\n", negotiate[1]); err != nil {
-			return err
-		}
-	}
-	if _, err := l.tap.Write([]byte("BEGIN\r\n")); err != nil {
+	if err := wire.Join(l.conn); err != nil {
 		return err
 	}
 	return l.tap.SetDeadline(time.Time{})
 }
 
-// line sends a line and wants an answer that begins so.
-func (l *link) line(send, want string) error {
-	if _, err := l.tap.Write([]byte(send)); err != nil {
-		return err
-	}
-	var got []byte
-	for !bytes.HasSuffix(got, []byte("\r\n")) {
-		b := make([]byte, 1)
-		if _, err := l.tap.Read(b); err != nil {
-			return fmt.Errorf("authentication: %w", err)
-		}
-		if got = append(got, b...); len(got) > maxLine {
-			return errors.New("authentication: the bus does not end its line")
-		}
-	}
-	if !bytes.HasPrefix(got, []byte(want)) {
-		return fmt.Errorf("authentication: the bus said %.80q", got)
-	}
-	return nil
-}
-
-// close ends the connection and returns when its reader is done.
+// close ends the connection and returns when nothing comes any more.
 func (l *link) close() {
 	l.stop()
+	if l.conn != nil {
+		l.conn.Close()
+	}
 	_ = l.tap.Close()
-	<-l.done
+	l.tap.Wait()
 }
 
 // receive looks at each message, on the reading goroutine.
@@ -150,14 +109,21 @@ func (l *link) receive(f *wire.Frame) (pass bool) {
 	case godbus.TypeMethodReply, godbus.TypeError:
 		l.mu.Lock()
 		reply := l.waiting[f.ReplySerial]
-		delete(l.waiting, f.ReplySerial)
 		l.mu.Unlock()
 		if reply == nil {
-			return false
+			return f.Sender == driver // which answers the hello
 		}
 		body, err := f.Body()
-		if err == nil {
-			reply <- signal{f.Header, body}
+		if err != nil {
+			return false
+		}
+		got := signal{f.Header, body, f.TakeFiles()}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		select {
+		case l.waiting[f.ReplySerial] <- got:
+		default: // given up meanwhile, or a second reply
+			got.drop()
 		}
 	case godbus.TypeSignal:
 		if !l.take(f) {
@@ -168,7 +134,7 @@ func (l *link) receive(f *wire.Frame) (pass bool) {
 			return false
 		}
 		select {
-		case l.signals <- signal{f.Header, body}:
+		case l.signals <- signal{Header: f.Header, body: body}:
 		default:
 			// What was missed is asked for on the next connection.
 			_ = l.tap.Close()
@@ -177,12 +143,13 @@ func (l *link) receive(f *wire.Frame) (pass bool) {
 	return false
 }
 
-// call calls a method and stores what it returns in the variables that into
-// points to. It starts no program that is not there, and waits for answerTime.
-func (l *link) call(ctx context.Context, to string, at godbus.ObjectPath, iface, member string, args []any, into ...any) error {
+// ask calls a method and returns the reply, which is not an error and whose files
+// are the caller's to drop. It starts no program that is not there, and waits for
+// answerTime.
+func (l *link) ask(ctx context.Context, to string, at godbus.ObjectPath, iface, member string, args []any) (signal, error) {
 	body, err := wire.Append(nil, args...)
 	if err != nil {
-		return err
+		return signal{}, err
 	}
 	h := wire.Header{
 		Type: godbus.TypeMethodCall, Flags: godbus.FlagNoAutoStart, Serial: l.tap.NextSerial(), Destination: to,
@@ -196,30 +163,46 @@ func (l *link) call(ctx context.Context, to string, at godbus.ObjectPath, iface,
 		l.mu.Lock()
 		delete(l.waiting, h.Serial)
 		l.mu.Unlock()
+		select {
+		case r := <-reply: // it came as it was given up
+			r.drop()
+		default:
+		}
 	}()
 	if err := l.tap.SendAs(h, body); err != nil {
-		return err
+		return signal{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	select {
 	case r := <-reply:
 		if r.Type == godbus.TypeError {
-			return fmt.Errorf("%s: %w", member, remoteError(r.ErrorName))
+			r.drop()
+			return signal{}, fmt.Errorf("%s: %w", member, remoteError(r.ErrorName))
 		}
-		want := ""
-		for _, p := range into {
-			want += pointed(p)
-		}
-		if !r.decode(want, into...) {
-			return fmt.Errorf("%s: answer of type %q, want %q", member, r.Signature, want)
-		}
-		return nil
+		return r, nil
 	case <-l.tap.Ended():
-		return errLost
+		return signal{}, errLost
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", member, ctx.Err())
+		return signal{}, fmt.Errorf("%s: %w", member, ctx.Err())
 	}
+}
+
+// call is ask, and stores what comes back in the variables that into points to.
+func (l *link) call(ctx context.Context, to string, at godbus.ObjectPath, iface, member string, args []any, into ...any) error {
+	r, err := l.ask(ctx, to, at, iface, member, args)
+	if err != nil {
+		return err
+	}
+	defer r.drop()
+	want := ""
+	for _, p := range into {
+		want += pointed(p)
+	}
+	if !r.decode(want, into...) {
+		return fmt.Errorf("%s: answer of type %q, want %q", member, r.Signature, want)
+	}
+	return nil
 }
 
 // pointed is the signature of what p points to.
@@ -233,8 +216,6 @@ func pointed(p any) string {
 		return "b"
 	case *godbus.Variant:
 		return "v"
-	case *handle:
-		return "h"
 	}
 	return "?"
 }

@@ -103,10 +103,10 @@ func (w *watcher) meet(ctx context.Context, l *link, owner string) {
 		return
 	}
 	// The inhibitor first: from then on the machine does not sleep unnoticed.
-	w.inhibit(ctx)
+	w.inhibit(ctx, l)
 	if v, err := l.property(ctx, loginName, loginPath, loginManager, "PreparingForSleep"); err == nil {
 		if sleeping, ok := v.(bool); ok && sleeping != w.logind.sleeping {
-			w.sleep(ctx, sleeping)
+			w.sleep(ctx, l, sleeping)
 		}
 	}
 	w.findSession(ctx, l)
@@ -138,7 +138,7 @@ func (w *watcher) managerSaid(ctx context.Context, l *link, s signal) {
 	case "PrepareForSleep":
 		var begins bool
 		if s.decode("b", &begins) {
-			w.sleep(ctx, begins)
+			w.sleep(ctx, l, begins)
 		}
 	case "SessionNew", "SessionRemoved", "UserNew", "UserRemoved":
 		w.findSession(ctx, l)
@@ -174,7 +174,7 @@ func (w *watcher) changed(ctx context.Context, l *link, s signal) {
 }
 
 // sleep passes on that the machine is about to sleep, or is awake.
-func (w *watcher) sleep(ctx context.Context, begins bool) {
+func (w *watcher) sleep(ctx context.Context, l *link, begins bool) {
 	was := w.logind.sleeping
 	if begins && was {
 		return // told by the property and by the signal
@@ -185,7 +185,7 @@ func (w *watcher) sleep(ctx context.Context, begins bool) {
 			w.tell(ctx, w.events.Resumed)
 		}
 		w.release()
-		w.inhibit(ctx)
+		w.inhibit(ctx, l)
 		return
 	}
 	held := w.logind.inhibitor
@@ -206,8 +206,8 @@ func (w *watcher) sleep(ctx context.Context, begins bool) {
 }
 
 // inhibit makes the machine wait for us before it sleeps.
-func (w *watcher) inhibit(ctx context.Context) {
-	f, err := inhibit(ctx, w.SystemBus)
+func (w *watcher) inhibit(ctx context.Context, l *link) {
+	f, err := l.inhibit(ctx)
 	if err == nil {
 		w.logind.inhibitor, w.logind.refused = f, false
 		return
@@ -216,6 +216,22 @@ func (w *watcher) inhibit(ctx context.Context) {
 		w.logind.refused = true
 		w.Log.Warn("the machine does not wait for keyringd before it sleeps; what is remembered is forgotten as it does", "err", err)
 	}
+}
+
+// inhibit takes logind's promise to wait for us before the machine sleeps
+// (https://systemd.io/INHIBITOR_LOCKS). It stands until the file is closed.
+func (l *link) inhibit(ctx context.Context) (*os.File, error) {
+	r, err := l.ask(ctx, loginName, loginPath, loginManager, "Inhibit",
+		[]any{"sleep", "keyringd", "Forgets what it remembers", "delay"})
+	if err != nil {
+		return nil, err
+	}
+	var at godbus.UnixFDIndex
+	if !r.decode("h", &at) || at != 0 || len(r.files) != 1 {
+		r.drop()
+		return nil, fmt.Errorf("inhibitor: an answer of type %q with %d files", r.Signature, len(r.files))
+	}
+	return r.files[0], nil
 }
 
 // findSession finds the login session whose screen is ours: the one that this
