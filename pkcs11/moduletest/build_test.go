@@ -67,7 +67,7 @@ func TestShippedFile(t *testing.T) {
 	}
 }
 
-// TestC runs the module's C tests: the codec, hostile peers, forks, unloading.
+// TestC runs the module's C tests: the codec, hostile peers, forks, unloading, waiting.
 func TestC(t *testing.T) {
 	dir := t.TempDir()
 	t.Log(makeModule(t, dir, "test"))
