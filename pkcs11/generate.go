@@ -53,7 +53,7 @@ const maxRandom = 64 << 10
 // generateKeyPair is C_GenerateKeyPair, §5.13. The key's name and comment are its
 // CKA_LABEL; its CKA_ID is its own, whatever the program would like. It has a PIN,
 // which the user chooses, unless the program says that the private key is not to
-// be private (CKA_PRIVATE).
+// be private (CKA_PRIVATE): then nobody is asked.
 func (q *request) generateKeyPair() error {
 	id, given := q.in.Ulong(), q.in.Mechanism()
 	public, private := q.in.Attributes(), q.in.Attributes()

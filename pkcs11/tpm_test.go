@@ -146,14 +146,14 @@ func TestGenerateKeyPair(t *testing.T) {
 		t.Errorf("derive: %v", rv)
 	}
 
-	// The name is taken, and no PIN is wanted.
+	// The name is taken, and no PIN is wanted: nobody is asked, now or later.
+	n := len(s.prompter.Questions())
 	_, private, rv = c.generate(session, p11rpc.MechRSAPKCSKeyPairGen,
 		[]p11rpc.Attribute{attr(p11rpc.AttrModulusBits, p11rpc.UlongValue(2048)), attr(p11rpc.AttrPublicExponent, []byte{1, 0, 1})},
 		[]p11rpc.Attribute{label, no(p11rpc.AttrPrivate)})
 	if _, err := os.Stat(filepath.Join(s.dir, "VPN-key---ü-2")); rv != p11rpc.OK || err != nil {
 		t.Errorf("the second of its name: %v, %v", rv, err)
 	}
-	n := len(s.prompter.Questions())
 	if _, rv := c.sign(session, p11rpc.Mechanism{Type: p11rpc.MechSHA256RSAPKCS}, private, []byte("x")); rv != p11rpc.OK || len(s.prompter.Questions()) != n {
 		t.Errorf("%v after %d questions", rv, len(s.prompter.Questions())-n)
 	}
