@@ -21,14 +21,18 @@ import (
 
 var pictures = flag.String("pictures", "", "a `folder` to put pictures of the windows into")
 
-// picture takes one of the window, where that is wanted.
-func (s *screen) picture(name string) {
+// picture takes one of a window, where that is wanted. Without a window import
+// would wait for somebody to point at one.
+func (s *screen) picture(window, name string) {
 	s.t.Helper()
-	if *pictures == "" {
-		return
-	}
-	if err := s.tool("import", "-frame", "-window", s.visible(), filepath.Join(*pictures, name+".png")); err != nil {
-		s.t.Error(err)
+	switch {
+	case *pictures == "":
+	case window == "":
+		s.t.Errorf("no window for the picture %s", name)
+	default:
+		if err := s.tool("import", "-frame", "-window", window, filepath.Join(*pictures, name+".png")); err != nil {
+			s.t.Error(err)
+		}
 	}
 }
 
@@ -142,7 +146,7 @@ func TestLogin(t *testing.T) {
 		}()
 		s.window()
 		armed() // for the picture: all of it is painted
-		s.picture(name)
+		s.picture(s.visible(), name)
 		s.types("4711")
 		s.keys("Tab", "space", "Return") // not remembered: it is asked again
 		if err := <-done; err != nil {
@@ -223,7 +227,7 @@ func TestTerms(t *testing.T) {
 		a.send(c.command)
 		s.window()
 		armed()
-		s.picture(c.kind)
+		s.picture(s.visible(), c.kind)
 		s.keys(c.keys...)
 		a.want(c.want)
 		s.gone()

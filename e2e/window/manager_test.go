@@ -3,7 +3,6 @@ package window
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -65,15 +64,6 @@ func TestManager(t *testing.T) {
 
 	run(t, env, nil, binary, "manager")
 	manager := func() string { return s.ask("search", "--onlyvisible", "--name", managerTitle) }
-	picture := func(name string) {
-		t.Helper()
-		if *pictures == "" {
-			return
-		}
-		if err := s.tool("import", "-frame", "-window", manager(), filepath.Join(*pictures, name+".png")); err != nil {
-			t.Error(err)
-		}
-	}
 	await(t, "the manager", func() bool { id := manager(); return id != "" && id == s.ask("getactivewindow") })
 
 	// A key that it makes has the PIN that is typed into the other window.
@@ -103,7 +93,7 @@ func TestManager(t *testing.T) {
 	if _, err := os.Stat(d.Keys + "/id-made.pub"); err != nil {
 		t.Error(err)
 	}
-	picture("manager-keys")
+	s.picture(manager(), "manager-keys")
 
 	// The keyring is the second in the list, and its button in the middle.
 	click := func(x, y string) {
@@ -122,7 +112,7 @@ func TestManager(t *testing.T) {
 		}
 	}
 	if !begun {
-		picture("manager-keyring")
+		s.picture(manager(), "manager-keyring")
 		t.Fatal("nobody asks for the keyring's passphrase")
 	}
 	s.window()
@@ -138,7 +128,7 @@ func TestManager(t *testing.T) {
 		}
 		return false
 	})
-	picture("manager-passwords")
+	s.picture(manager(), "manager-passwords")
 
 	// Without a daemon it stays, and goes on by itself.
 	if err := d.Stop(); err != nil {
@@ -152,5 +142,5 @@ func TestManager(t *testing.T) {
 	if manager() == "" {
 		t.Error("the manager left with the daemon")
 	}
-	picture("manager-no-daemon")
+	s.picture(manager(), "manager-no-daemon")
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/daemontest"
 )
 
@@ -66,10 +67,7 @@ func lacking() string {
 func require(t *testing.T) {
 	t.Helper()
 	if missing := lacking(); missing != "" {
-		if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-			t.Fatalf("%s is missing", missing)
-		}
-		t.Skipf("%s is missing", missing)
+		bustest.Missing(t, missing)
 	}
 }
 
@@ -151,9 +149,11 @@ func newScreen(t *testing.T) *screen {
 	return s
 }
 
-// tool runs a program on the screen.
+// tool runs a program on the screen, which ends soon or fails.
 func (s *screen) tool(name string, args ...string) error {
-	cmd := exec.Command(name, args...)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = s.env
 	out, err := cmd.CombinedOutput()
 	if err != nil {

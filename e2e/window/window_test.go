@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyringd/keyringd/internal/bustest"
 )
 
 const (
@@ -341,12 +343,7 @@ func TestSSHAdd(t *testing.T) {
 // gpg-agent with keyring-ui as its pinentry-program decrypts and signs.
 func TestGPG(t *testing.T) {
 	s := newScreen(t)
-	if _, err := exec.LookPath("gpg"); err != nil {
-		if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	bustest.Need(t, "gpg")
 	dir := shortDir(t)
 	if err := os.WriteFile(filepath.Join(dir, "gpg-agent.conf"),
 		[]byte("pinentry-program "+binary+"\nallow-loopback-pinentry\ndefault-cache-ttl 0\nmax-cache-ttl 0\n"), 0o600); err != nil {
