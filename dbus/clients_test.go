@@ -2,7 +2,6 @@ package dbus
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -19,10 +18,7 @@ func needPython(t *testing.T, module string) {
 	t.Helper()
 	cmd := exec.Command(python, "-c", module)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-			t.Fatalf("%s: %v\n%s", module, err, out)
-		}
-		t.Skipf("%s: %v", module, err)
+		bustest.Missing(t, fmt.Sprintf("%s: %v: %s", module, err, out))
 	}
 }
 

@@ -151,12 +151,8 @@ func needPython(t *testing.T, statement string) {
 // lacks skips or fails the test if something is missing.
 func lacks(t *testing.T, missing bool, what string) {
 	t.Helper()
-	switch {
-	case !missing:
-	case os.Getenv("KEYRINGD_TEST_REQUIRE") == "1":
-		t.Fatalf("missing: %s", what)
-	default:
-		t.Skipf("missing: %s", what)
+	if missing {
+		bustest.Missing(t, what)
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/folder"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
@@ -405,7 +406,7 @@ func program(tb testing.TB, name string) string {
 			return p
 		}
 	}
-	missing(tb, name)
+	bustest.Missing(tb, name)
 	return ""
 }
 
@@ -417,14 +418,6 @@ func library(tb testing.TB, patterns ...string) string {
 			return found[0]
 		}
 	}
-	missing(tb, patterns[0])
+	bustest.Missing(tb, patterns[0])
 	return ""
-}
-
-func missing(tb testing.TB, what string) {
-	tb.Helper()
-	if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-		tb.Fatalf("%s is not installed", what)
-	}
-	tb.Skipf("%s is not installed", what)
 }

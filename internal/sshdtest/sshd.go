@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyringd/keyringd/internal/bustest"
 )
 
 // An SSHD is a server that lets the user of the test in with the keys it was
@@ -177,9 +179,6 @@ func lookPath(tb testing.TB, name string) string {
 			return path
 		}
 	}
-	if os.Getenv("KEYRINGD_TEST_REQUIRE") != "" {
-		tb.Fatalf("%s is missing", name)
-	}
-	tb.Skipf("%s is missing", name)
+	bustest.Missing(tb, name)
 	return ""
 }

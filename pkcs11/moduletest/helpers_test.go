@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
@@ -35,21 +36,10 @@ const patience = time.Minute
 // pin is the user's on the tokens that have one.
 const pin = "1234"
 
-// missing skips the test, or fails it where everything must be there.
-func missing(tb testing.TB, what string) {
-	tb.Helper()
-	if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-		tb.Fatalf("%s is missing, and KEYRINGD_TEST_REQUIRE=1", what)
-	}
-	tb.Skipf("%s is missing", what)
-}
-
 func need(tb testing.TB, programs ...string) {
 	tb.Helper()
 	for _, name := range programs {
-		if _, err := exec.LookPath(name); err != nil {
-			missing(tb, name)
-		}
+		bustest.Need(tb, name)
 	}
 }
 
@@ -61,7 +51,7 @@ func library(tb testing.TB, patterns ...string) string {
 			return found[0]
 		}
 	}
-	missing(tb, patterns[0])
+	bustest.Missing(tb, patterns[0])
 	return ""
 }
 

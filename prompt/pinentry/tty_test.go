@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/prompt"
 )
 
@@ -21,15 +22,10 @@ import (
 func realProgram(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
-	switch {
-	case err == nil:
-		return path
-	case os.Getenv("KEYRINGD_TEST_REQUIRE") == "1":
-		t.Fatalf("%s is not installed", name)
-	default:
-		t.Skipf("%s is not installed", name)
+	if err != nil {
+		bustest.Missing(t, name)
 	}
-	return ""
+	return path
 }
 
 // terminal is a pseudo-terminal: the test is the user who looks and types.
@@ -45,7 +41,7 @@ func newTerminal(t *testing.T) *terminal {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skipf("no pseudo-terminals here: %v", err)
+		bustest.Missing(t, err.Error())
 	}
 	t.Cleanup(func() { master.Close() })
 	fd := int(master.Fd())

@@ -18,13 +18,14 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/tpm/link"
 )
 
 // begin starts a software TPM in a short-named folder.
 func begin(t *testing.T, o Options) *Process {
 	t.Helper()
-	need(t)
+	bustest.Need(t, "swtpm")
 	if o.Dir == "" {
 		o.Dir = filepath.Join(tempDir(t), "state")
 	}
@@ -34,16 +35,6 @@ func begin(t *testing.T, o Options) *Process {
 	}
 	t.Cleanup(func() { p.Kill() })
 	return p
-}
-
-func need(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("swtpm"); err != nil {
-		if os.Getenv("KEYRINGD_TEST_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
 }
 
 func tempDir(t *testing.T) string {
@@ -349,7 +340,7 @@ func TestEndsWithItsParent(t *testing.T) {
 		select {}
 	}
 	t.Parallel()
-	need(t)
+	bustest.Need(t, "swtpm")
 	parent := exec.Command(os.Args[0], "-test.run=^TestEndsWithItsParent$", "-test.timeout=0")
 	parent.Env = append(os.Environ(), "SWTPM_TEST_PARENT="+tempDir(t))
 	out, err := parent.StdoutPipe()
