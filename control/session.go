@@ -62,9 +62,9 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn, op operation, body 
 	case opInitialize:
 		return resultOK, nil
 	case opUnlock:
-		err = s.unlock(ctx, who, body)
+		err = s.inTurn(ctx, body, 1, func(p []secret.Bytes) error { return s.login.Login(ctx, who, p[0]) })
 	case opChange:
-		err = s.change(ctx, who, body)
+		err = s.inTurn(ctx, body, 2, func(p []secret.Bytes) error { return s.login.ChangeLogin(ctx, who, p[0], p[1]) })
 	case opQuit:
 		return resultDenied, errQuit
 	default:
@@ -73,8 +73,10 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn, op operation, body 
 	return outcome(err), err
 }
 
-func (s *Server) unlock(ctx context.Context, who keyring.Caller, body secret.Bytes) error {
-	p, err := passwords(body, 1)
+// inTurn calls do with the n passwords of a request's body, in its turn: few are
+// tried at a time. They are wiped afterwards.
+func (s *Server) inTurn(ctx context.Context, body secret.Bytes, n int, do func(passwords []secret.Bytes) error) error {
+	p, err := passwords(body, n)
 	if err != nil {
 		return err
 	}
@@ -84,21 +86,7 @@ func (s *Server) unlock(ctx context.Context, who keyring.Caller, body secret.Byt
 		return err
 	}
 	defer done()
-	return s.login.Login(ctx, who, p[0])
-}
-
-func (s *Server) change(ctx context.Context, who keyring.Caller, body secret.Bytes) error {
-	p, err := passwords(body, 2)
-	if err != nil {
-		return err
-	}
-	defer wipe(p)
-	done, err := s.turn(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return s.login.ChangeLogin(ctx, who, p[0], p[1])
+	return do(p)
 }
 
 // tell writes a line about a request. What clients ask in vain by custom is
