@@ -1,6 +1,7 @@
 package pinentry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -311,6 +312,15 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 func alive(pid int) bool { return unix.Kill(pid, 0) == nil }
+
+// gone waits for the end of a program, which nobody may reap in a container.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	until(t, "program gone", func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || bytes.Contains(b, []byte(") Z "))
+	})
+}
 
 func text(b secret.Bytes) string {
 	s := ""

@@ -334,10 +334,7 @@ func TestProgramDiesWithUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = daemon.Wait()
-	until(t, "program gone", func() bool {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n))
-		return err != nil || bytes.Contains(b, []byte(") Z ")) // nobody may reap it in a container
-	})
+	gone(t, n)
 }
 
 func TestManyAtOnce(t *testing.T) {
