@@ -96,7 +96,7 @@ var wiring = []string{"cmd/keyringd"}
 // testSupport are the folders that only tests may import. They may import what
 // they like, as tests may: real peers and real devices are what tests are for.
 var testSupport = []string{
-	"cmd/keyring-ui/uitest", "keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/logindtest", "internal/pamtest", "internal/secretstest", "internal/sshdtest", "bench", "e2e", "e2e/window",
+	"cmd/keyring-ui/uitest", "keyring/keyringtest", "tpm/tpmtest", "internal/bustest", "internal/daemontest", "internal/logindtest", "internal/logtest", "internal/pamtest", "internal/secretstest", "internal/sshdtest", "bench", "e2e", "e2e/window",
 }
 
 // homes says which folders may import a library, so that it can be exchanged

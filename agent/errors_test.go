@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -32,7 +33,7 @@ func TestEveryErrorHasAnOutcome(t *testing.T) {
 
 func TestJournalIsNotFlooded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out logBuffer
+		var out logtest.Buffer
 		j := journal{log: slog.New(slog.NewTextHandler(&out, nil))}
 		for range 10_000 {
 			j.line(t.Context(), slog.LevelError, "something")

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyringd/keyringd/internal/bustest"
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/prompt"
@@ -74,25 +75,8 @@ type agentTest struct {
 	*Server
 	prompter *keyringtest.FakePrompter
 	socket   string
-	log      *logBuffer
+	log      *logtest.Buffer
 	stop     func() // ends Serve and waits for it; may be called again
-}
-
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func fakes(keys ...testKey) []keyring.Key {
@@ -107,7 +91,7 @@ func fakes(keys ...testKey) []keyring.Key {
 // Server before that.
 func start(tb testing.TB, keys []keyring.Key, set func(*Server)) *agentTest {
 	tb.Helper()
-	a := &agentTest{prompter: &keyringtest.FakePrompter{}, log: &logBuffer{}}
+	a := &agentTest{prompter: &keyringtest.FakePrompter{}, log: &logtest.Buffer{}}
 	all := keyring.NewKeys(keyring.NewGate(a.prompter))
 	all.Replace("test", keys)
 	a.Server = New(all, slog.New(slog.NewTextHandler(a.log, nil)))
@@ -152,7 +136,7 @@ func (a *agentTest) answer(yes bool) {
 }
 
 // newSession is a session whose answers the test asks for itself.
-func newSession(tb testing.TB, keys []keyring.Key) (*session, *logBuffer) {
+func newSession(tb testing.TB, keys []keyring.Key) (*session, *logtest.Buffer) {
 	tb.Helper()
 	fds := must(unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
 	var ends [2]*net.UnixConn
@@ -164,7 +148,7 @@ func newSession(tb testing.TB, keys []keyring.Key) (*session, *logBuffer) {
 	}
 	all := keyring.NewKeys(keyring.NewGate(nil))
 	all.Replace("test", keys)
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	ctx, cancel := context.WithCancel(context.Background())
 	tb.Cleanup(cancel)
 	server := New(all, slog.New(slog.NewTextHandler(log, nil)))

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/keyringd/keyringd/internal/listen"
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -79,27 +80,9 @@ func reveal(b secret.Bytes) (s string) {
 	return s
 }
 
-// A syncBuffer is a log that can be read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // start serves login in a runtime directory of its own, and returns that, the
 // server and its log. set may change the server before it serves.
-func start(t *testing.T, login Login, set func(*Server)) (runtimeDir string, log *syncBuffer) {
+func start(t *testing.T, login Login, set func(*Server)) (runtimeDir string, log *logtest.Buffer) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "kr")
 	if err != nil {
@@ -110,7 +93,7 @@ func start(t *testing.T, login Login, set func(*Server)) (runtimeDir string, log
 	if err != nil {
 		t.Fatal(err)
 	}
-	log = &syncBuffer{}
+	log = &logtest.Buffer{}
 	s := New(login, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if set != nil {
 		set(s)

@@ -1,7 +1,6 @@
 package dbus
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -12,13 +11,13 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/keyringd/keyringd/internal/bustest"
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/prompt"
@@ -32,7 +31,7 @@ type house struct {
 	keys     *keyring.Keys
 	gate     *keyring.Gate
 	prompter *keyringtest.FakePrompter
-	log      *logBuffer
+	log      *logtest.Buffer
 }
 
 // serve starts a bus and a server of these keys.
@@ -44,7 +43,7 @@ func serve(t *testing.T, keys ...keyring.Key) *house {
 // serveWith is serve with something done to the server before it begins.
 func serveWith(t *testing.T, before func(*Server), keys ...keyring.Key) *house {
 	t.Helper()
-	h := &house{T: t, bus: bustest.Start(t), prompter: &keyringtest.FakePrompter{}, log: &logBuffer{}}
+	h := &house{T: t, bus: bustest.Start(t), prompter: &keyringtest.FakePrompter{}, log: &logtest.Buffer{}}
 	h.gate = keyring.NewGate(h.prompter)
 	h.keys = keyring.NewKeys(h.gate)
 	h.keys.Replace("test", keys)
@@ -188,24 +187,6 @@ func sign(c *godbus.Conn, at godbus.ObjectPath, data []byte, scheme string, o ma
 	return sig, err
 }
 
-// A logBuffer is text that goroutines write and a test reads.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 type (
 	question  = prompt.Question
 	slogLevel = slog.Level
@@ -219,4 +200,4 @@ func (signerOf) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("this key only has a public half")
 }
 
-func testLog(b *logBuffer) *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
+func testLog(b *logtest.Buffer) *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }

@@ -15,6 +15,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/keyringd/keyringd/dbus/internal/wire"
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 )
@@ -409,7 +410,7 @@ func TestBusRestarts(t *testing.T) {
 // TestNoBusAtStart: the daemon waits for a bus, and stops when told to.
 func TestNoBusAtStart(t *testing.T) {
 	gate := keyring.NewGate(nil)
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	s := New(keyring.NewKeys(gate), gate, testLog(log))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -431,7 +432,7 @@ func TestNoBusAtStart(t *testing.T) {
 func TestSecondDaemonWaitsForTheName(t *testing.T) {
 	h := serve(t)
 	gate := keyring.NewGate(nil)
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	second := New(keyring.NewKeys(gate), gate, testLog(log))
 	second.Version = "second"
 	ctx, cancel := context.WithCancel(t.Context())

@@ -13,6 +13,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/keyringd/keyringd/dbus/internal/transfer"
+	"github.com/keyringd/keyringd/internal/logtest"
 )
 
 // dh opens an encrypted session as the specification says, and returns its key.
@@ -183,7 +184,7 @@ func TestAnotherDaemonKeepsTheName(t *testing.T) {
 				return name
 			}
 			was := owner()
-			log := &logBuffer{}
+			log := &logtest.Buffer{}
 			stop := serveSecond(t, first, replace, log)
 			if replace {
 				await(t, "the name", func() bool { return owner() != was })

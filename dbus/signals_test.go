@@ -11,6 +11,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 )
@@ -25,7 +26,7 @@ func containsAll(text string, parts ...string) bool {
 }
 
 // serveSecond serves secrets on the same bus as another daemon.
-func serveSecond(t *testing.T, first *vault, replace bool, log *logBuffer) (stop func()) {
+func serveSecond(t *testing.T, first *vault, replace bool, log *logtest.Buffer) (stop func()) {
 	t.Helper()
 	gate := keyring.NewGate(nil)
 	s := New(keyring.NewKeys(gate), gate, testLog(log))

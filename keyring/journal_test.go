@@ -1,40 +1,21 @@
 package keyring_test
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 )
 
-// A page is written to by the Gate's timers, too.
-type page struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (p *page) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.b.Write(b)
-}
-
-func (p *page) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.b.String()
-}
-
 func TestFloodDoesNotFillTheJournal(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
-		var out page
+		var out logtest.Buffer
 		b.Log = slog.New(slog.NewTextHandler(&out, nil))
 		wild := keyring.Use{ID: "k", Subject: "key k", Caller: keyring.Caller{Program: "/wild", Process: "wild (3)"}}
 		for i := range 10_000 {
@@ -76,7 +57,7 @@ func TestFloodDoesNotFillTheJournal(t *testing.T) {
 // Nor do many who each use a key a few times.
 func TestCrowdDoesNotFillTheJournal(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
-		var out page
+		var out logtest.Buffer
 		b.Log = slog.New(slog.NewTextHandler(&out, nil))
 		for i := range 10_000 {
 			b.mustUse(keyring.Use{ID: "k", Subject: "key k", Caller: keyring.Caller{Program: fmt.Sprint("/wild", i)}}, b.nothing)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/folder"
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
@@ -137,31 +138,14 @@ type serverTest struct {
 	all      *keyring.Keys
 	prompter *keyringtest.FakePrompter
 	socket   string
-	log      *logBuffer
+	log      *logtest.Buffer
 	stop     func() // ends Serve and waits for it; may be called again
-}
-
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // start serves keys until the test ends.
 func start(tb testing.TB, keys []keyring.Key, o Options, change ...func(*Server)) *serverTest {
 	tb.Helper()
-	s := &serverTest{prompter: &keyringtest.FakePrompter{}, log: &logBuffer{}}
+	s := &serverTest{prompter: &keyringtest.FakePrompter{}, log: &logtest.Buffer{}}
 	s.all = keyring.NewKeys(keyring.NewGate(s.prompter))
 	s.all.Replace("test", keys)
 	s.Server = New(s.all, slog.New(slog.NewTextHandler(s.log, nil)), o)

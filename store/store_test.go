@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
@@ -30,26 +31,8 @@ func must(t testing.TB, err error) {
 // never makes no copies by itself.
 func never(time.Time, int, time.Time) bool { return false }
 
-// A log keeps what was logged.
-type log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 func options(dir string) store.Options {
-	return store.Options{Dir: dir, Log: slog.New(slog.NewTextHandler(&log{}, nil))}.Cheap().BackupWhen(never)
+	return store.Options{Dir: dir, Log: slog.New(slog.NewTextHandler(&logtest.Buffer{}, nil))}.Cheap().BackupWhen(never)
 }
 
 func openWith(t testing.TB, o store.Options) *store.Store {
@@ -224,7 +207,7 @@ func TestWritersShareACommit(t *testing.T) {
 // None of what is secret, and none of what describes it, is in any file.
 func TestNothingIsReadableOnDisk(t *testing.T) {
 	dir := t.TempDir()
-	l := &log{}
+	l := &logtest.Buffer{}
 	o := options(dir)
 	o.Log = slog.New(slog.NewTextHandler(l, nil))
 	s := openWith(t, o)
