@@ -139,6 +139,27 @@ func TestSetLabel(t *testing.T) {
 	}
 }
 
+// The public half of another key stays what it is, whatever its name says.
+func TestAnotherKeysPublicHalf(t *testing.T) {
+	w := newWorkshop(t)
+	made := w.create("id", "")
+	w.create("other", "")
+	other, err := os.ReadFile(w.path("other.pub"))
+	must(t, err)
+	write(t, w.path("id.pub"), other)
+	if err := w.SetLabel(t.Context(), keyring.LabelRequest{Caller: by, Key: made.ID, Label: "x"}); !errors.Is(err, keyring.ErrUnsupported) {
+		t.Errorf("label: %v", err)
+	}
+	w.answers("")
+	must(t, w.Remove(t.Context(), keyring.RemoveRequest{Caller: by, Key: made.ID}))
+	if got, err := os.ReadFile(w.path("id.pub")); err != nil || !bytes.Equal(got, other) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got := listing(t, w.dir); !slices.Equal(got, []string{"id.pub", "other", "other.pub"}) {
+		t.Errorf("there is %q", got)
+	}
+}
+
 func TestRemove(t *testing.T) {
 	w := newWorkshop(t)
 	made := w.create("id", "1234")

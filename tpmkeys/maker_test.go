@@ -232,6 +232,39 @@ func TestRequestsThatCannotBe(t *testing.T) {
 	}
 }
 
+// A disk that garbles what it is given gets no key in the place of a good one.
+func TestDiskGarbles(t *testing.T) {
+	w := newWorkshop(t)
+	made := w.create("id", "1234")
+	good, err := os.ReadFile(w.path("id"))
+	must(t, err)
+	w.step = func(what, path string) error {
+		if what != "sync" {
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		if err == nil {
+			data[len(data)/2] ^= 1
+			err = os.WriteFile(path, data, 0o600)
+		}
+		return err
+	}
+	for name, force := range map[string]bool{"fresh": false, "id": true} {
+		target := keyring.Target{Path: name, Force: force}
+		if _, err := w.Create(t.Context(), keyring.CreateRequest{Caller: by, Target: target}); !errors.Is(err, keyring.ErrUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	w.step = nil
+	if got := listing(t, w.dir); !slices.Equal(got, []string{"id", "id.pub"}) {
+		t.Errorf("there is %q", got)
+	}
+	if got, err := os.ReadFile(w.path("id")); err != nil || !bytes.Equal(got, good) {
+		t.Errorf("the key's file is another: %v", err)
+	}
+	w.works(made.ID, "1234")
+}
+
 func TestImportASoftwareKey(t *testing.T) {
 	w := newWorkshop(t)
 	tpmtest.Require(t, "ssh-keygen", "openssl")
