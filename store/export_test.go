@@ -12,6 +12,13 @@ import (
 	"github.com/keyringd/keyringd/keyring"
 )
 
+// The limits that tests reach.
+const (
+	MaxSlots   = maxSlots
+	MaxSealed  = maxSealed
+	MaxAliases = maxAliases
+)
+
 // Cheap makes passphrases quick for tests that are about something else.
 func (o Options) Cheap() Options {
 	o.hooks.cost = cost{time: 1, memory: 64, threads: 1}

@@ -192,3 +192,44 @@ func TestUnlockCancelled(t *testing.T) {
 		t.Error("it opened")
 	}
 }
+
+// A wrong passphrase is tried on every slot, so that there is an end to them.
+func TestSlotsHaveAnEnd(t *testing.T) {
+	s := openWith(t, options(t.TempDir()))
+	c := login(t, s)
+	for len(c.Slots()) < store.MaxSlots {
+		_, _, err := c.AddSlot(t.Context(), passphrase(t, "another"))
+		must(t, err)
+	}
+	_, _, err := c.AddSlot(t.Context(), passphrase(t, "one more"))
+	wantError(t, "one more", err, keyring.ErrUnsupported)
+	if n := len(c.Slots()); n != store.MaxSlots {
+		t.Errorf("%d slots", n)
+	}
+}
+
+// A verboseSealer returns more than a TPM would.
+type verboseSealer struct {
+	keyringtest.FakeSealer
+	size int
+}
+
+func (v *verboseSealer) Seal(context.Context, secret.Bytes, secret.Bytes) ([]byte, error) {
+	return make([]byte, v.size), nil
+}
+
+// What could not be read again is not written.
+func TestSealedHasAnEnd(t *testing.T) {
+	o := options(t.TempDir())
+	sealer := &verboseSealer{}
+	o.TPM = sealer
+	c := login(t, openWith(t, o))
+	for _, size := range []int{0, store.MaxSealed + 1} {
+		sealer.size = size
+		_, _, err := c.AddSlot(t.Context(), keyring.Credential{Kind: keyring.SlotTPM})
+		wantError(t, "a slot", err, keyring.ErrUnsupported)
+	}
+	if n := len(c.Slots()); n != 1 {
+		t.Errorf("%d slots", n)
+	}
+}

@@ -350,3 +350,16 @@ func TestClosedIsNotEmpty(t *testing.T) {
 		wantError(t, fmt.Sprint("call ", i), err, keyring.ErrUnavailable)
 	}
 }
+
+// Every write of the directory writes all aliases.
+func TestAliasesHaveAnEnd(t *testing.T) {
+	s := openWith(t, options(t.TempDir()))
+	login(t, s)
+	for n := range store.MaxAliases {
+		must(t, s.SetAlias(fmt.Sprint("alias", n), "login"))
+	}
+	wantError(t, "one more", s.SetAlias("more", "login"), keyring.ErrUnsupported)
+	must(t, s.SetAlias("alias0", "")) // makes room
+	must(t, s.SetAlias("more", "login"))
+	must(t, s.SetAlias("more", "login")) // is there already
+}
