@@ -14,6 +14,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/keyringd/keyringd/dbus/internal/wire"
 	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/logindtest"
 )
@@ -299,8 +300,49 @@ func TestStrangeSignalsAreIgnored(t *testing.T) {
 	logind.Say(loginPath, loginManager+".PrepareForSleep", "yes", uint32(3))
 	logind.Say(loginPath, loginManager+".PrepareForSleep")
 	logind.Say("/org/freedesktop/login1/session/_32", properties+".PropertiesChanged", "LockedHint")
+	logind.Say("/org/freedesktop/login1/session/_32", loginSession+".Lock", strings.Repeat("x", maxBody))
 	logind.SetLocked(true)
 	r.wants("locked")
+	logind.SetLocked(false)
+	r.wants("unlocked") // and nothing came of the long one
+}
+
+// TestInhibitorIsAFile has logind answer with something else.
+func TestInhibitorIsAFile(t *testing.T) {
+	for name, answer := range map[string]any{
+		"a text":       func(_, _, _, _ string) (string, *godbus.Error) { return "yes", nil },
+		"nothing":      func(_, _, _, _ string) *godbus.Error { return nil },
+		"no file":      func(_, _, _, _ string) (godbus.UnixFDIndex, *godbus.Error) { return 0, nil },
+		"another file": func(_, _, _, _ string) (godbus.UnixFDIndex, *godbus.Error) { return 1, nil },
+		"two files":    func(_, _, _, _ string) (godbus.UnixFD, godbus.UnixFD, *godbus.Error) { return 0, 0, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bus := bustest.Start(t)
+			strange, err := godbus.Connect(bus.Address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer strange.Close()
+			if err := strange.ExportMethodTable(map[string]any{"Inhibit": answer}, loginPath, loginManager); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := strange.RequestName(loginName, 0); err != nil {
+				t.Fatal(err)
+			}
+			l, err := dial(t.Context(), bus.Address, func(*wire.Frame) bool { return false })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.close()
+			if f, err := l.inhibit(t.Context()); err == nil || !strings.Contains(err.Error(), "an answer of type") {
+				t.Errorf("%v, %v", f, err)
+			}
+			// The connection is as good as before.
+			if owner, err := l.owner(t.Context(), loginName); err != nil || owner == "" {
+				t.Errorf("owner %q, %v", owner, err)
+			}
+		})
+	}
 }
 
 // TestNoBus waits for one, and ends when it is told to; an address that is none
