@@ -294,6 +294,20 @@ func TestCertificatesInFolders(t *testing.T) {
 	expect("as many as before", 2)
 }
 
+// A file with more certificates than anybody has is not taken whole, and its rest
+// is not silently left out.
+func TestCertificatesOfAFileHaveAnEnd(t *testing.T) {
+	line := ssh.MarshalAuthorizedKey(edKey(1).certify(ssh.UserCert, 200, nil))
+	found, err := readCertificates(bytes.Repeat(line, maxCertificates))
+	if len(found) != maxCertificates || err != nil {
+		t.Errorf("%d certificates, %v", len(found), err)
+	}
+	found, err = readCertificates(bytes.Repeat(line, maxCertificates+1))
+	if len(found) != maxCertificates || err == nil {
+		t.Errorf("one more: %d certificates, %v", len(found), err)
+	}
+}
+
 // TestCertificatesComeAndGoWithTime uses certificates that are valid for a while.
 func TestCertificatesComeAndGoWithTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
