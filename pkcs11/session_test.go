@@ -298,7 +298,7 @@ func TestPromptGoesWithItsAsker(t *testing.T) {
 			fake := k.fake(keyring.KindFile)
 			fake.KeyInfo.Confirm = true
 			s := start(t, []keyring.Key{fake}, Options{})
-			s.prompter.Default = func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{When: make(chan struct{})} }
+			s.prompter.Always(func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{When: make(chan struct{})} })
 			c, session := s.open(t, fileSlot)
 			if rv := c.signInit(session, ecdsaMechanism, c.one(session, p11rpc.ClassPrivateKey, k)); rv != p11rpc.OK {
 				t.Fatal(rv)
@@ -334,7 +334,7 @@ func TestServeEndsDuringPrompt(t *testing.T) {
 	fake := k.fake(keyring.KindFile)
 	fake.KeyInfo.Confirm = true
 	s := start(t, []keyring.Key{fake}, Options{})
-	s.prompter.Default = func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{When: make(chan struct{})} }
+	s.prompter.Always(func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{When: make(chan struct{})} })
 	c, session := s.open(t, fileSlot)
 	c.signInit(session, ecdsaMechanism, c.one(session, p11rpc.ClassPrivateKey, k))
 	c.send(p11rpc.Sign, signArgs(session, make([]byte, 32), 64))

@@ -60,9 +60,8 @@ func startTPM(tb testing.TB) *tpmServer {
 			tb.Fatal(err)
 		}
 		maker.Keys, maker.Dirs, maker.Rescan, maker.Log = server.keys, []string{s.dir}, s.folders.Rescan, log
-		certs.Rescan = s.folders.Rescan
+		maker.Gate, certs.Rescan = server.keys.Gate(), s.folders.Rescan
 	})
-	maker.Gate = keyring.NewGate(s.prompter)
 	return s
 }
 
@@ -94,7 +93,7 @@ func (c *client) generate(session uint64, m p11rpc.MechanismType, public, privat
 // and the user want.
 func TestGenerateKeyPair(t *testing.T) {
 	s := startTPM(t)
-	s.prompter.Default = pinned
+	s.prompter.Always(pinned)
 	c, session := s.open(t, tpmSlot) // before there is any key
 	slotList := func() []uint64 {
 		return c.must(p11rpc.GetSlotList, func(e *p11rpc.Encoder) { e.Byte(1); e.Room(4) }).Ulongs().Values
@@ -170,7 +169,7 @@ func publicOf(t *testing.T, c *client, session, object uint64) any {
 
 func TestGenerateKeyPairRefuses(t *testing.T) {
 	s := startTPM(t)
-	s.prompter.Default = func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Err: prompt.ErrDismissed} }
+	s.prompter.Always(func(prompt.Question) keyringtest.Reply { return keyringtest.Reply{Err: prompt.ErrDismissed} })
 	c, session := s.open(t, tpmSlot)
 	reading := c.must(p11rpc.OpenSession, ulongs(tpmSlot, flagSerial)).Ulong()
 	ec, bits := []p11rpc.Attribute{curveAttr(elliptic.P256())}, func(n uint64) []p11rpc.Attribute {
@@ -370,7 +369,7 @@ func TestRandomIsTheTPMs(t *testing.T) {
 // Real programs make keys, add certificates, decrypt and derive.
 func TestProgramsMakeAndDecrypt(t *testing.T) {
 	s := startTPM(t)
-	s.prompter.Default = pinned
+	s.prompter.Always(pinned)
 	eachModule(t, s.serverTest, func(t *testing.T, p *peer) {
 		tool := func(args ...string) string {
 			t.Helper()
