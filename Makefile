@@ -20,7 +20,7 @@ UI_TAGS := no_emoji,no_metadata,migrated_fynedo
 GO_BUILD_UI := CGO_ENABLED=1 go build -trimpath -buildvcs=false -tags $(UI_TAGS) -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: deps demo-deps core module window build run demo test check bench fuzz install package deb rpm archlinux clean help
+.PHONY: deps demo-deps build-deps core module window build run demo test check bench fuzz install package deb rpm archlinux clean help
 
 deps: ## install what is missing on Debian and Ubuntu; elsewhere, name it
 	@scripts/deps.sh
@@ -56,6 +56,10 @@ demo: demo-deps core ## watch ssh log in with TPM keys: scratch home, software T
 demo-deps:
 	@scripts/deps.sh demo
 
+# A package without the window would be half of it.
+build-deps:
+	@scripts/deps.sh build
+
 test: deps build ## run all tests
 	CGO_ENABLED=0 go test -timeout 14m ./...
 
@@ -68,19 +72,21 @@ bench: deps build ## count TPM commands, measure time and memory beside other pr
 fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-install: build ## install into DESTDIR/PREFIX (default /usr/local)
+# Root builds nothing: sudo's PATH seldom has go, and what root has built the
+# user cannot build again.
+install: ## install what `make build` has built into DESTDIR/PREFIX (default /usr/local)
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' $(if $(PKCS11DIR),PKCS11DIR='$(PKCS11DIR)') scripts/install.sh
 
-package: build ## make packages for Debian, Fedora and Arch in dist/
+package: build-deps build ## make packages for Debian, Fedora and Arch in dist/
 	@VERSION='$(VERSION)' scripts/package.sh deb rpm archlinux
 
-deb: build ## make Debian packages in dist/
+deb: build-deps build ## make Debian packages in dist/
 	@VERSION='$(VERSION)' scripts/package.sh deb
 
-rpm: build ## make RPM packages in dist/
+rpm: build-deps build ## make RPM packages in dist/
 	@VERSION='$(VERSION)' scripts/package.sh rpm
 
-archlinux: build ## make Arch packages in dist/
+archlinux: build-deps build ## make Arch packages in dist/
 	@VERSION='$(VERSION)' scripts/package.sh archlinux
 
 clean: ## remove what was built

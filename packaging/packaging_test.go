@@ -225,12 +225,20 @@ func TestDebian(t *testing.T) {
 	bustest.Need(t, "dpkg")
 	bustest.Need(t, "lintian")
 	dist := t.TempDir()
-	env := []string{"BIN=" + allPrograms(t), "DIST=" + dist, "VERSION=v1.2.3"}
-	run(t, env, "scripts/package.sh", "deb")
+	env := []string{"BIN=" + allPrograms(t), "DIST=" + dist}
+	// Of a tree without tags, a day apart, whose hashes sort the other way round.
+	run(t, append(env, "VERSION=fff1234", "SOURCE_DATE_EPOCH=1700000000"), "scripts/package.sh", "deb")
+	older, oldVersion := t.TempDir(), debVersion(t, glob(t, dist+"/keyringd_*.deb")[0])
+	if err := os.CopyFS(older, os.DirFS(dist)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, append(env, "VERSION=0001234", "SOURCE_DATE_EPOCH=1700086400"), "scripts/package.sh", "deb")
 	debs := glob(t, dist+"/*.deb")
 	if len(debs) != 3 {
-		t.Errorf("packages: %q", debs)
+		t.Errorf("packages, with those of before: %q", debs)
 	}
+	run(t, nil, "dpkg", "--compare-versions", oldVersion, "lt", debVersion(t, glob(t, dist+"/keyringd_*.deb")[0]))
+	run(t, nil, "dpkg", "--compare-versions", debVersion(t, glob(t, dist+"/keyringd_*.deb")[0]), "lt", "0.1.0")
 	cmd := exec.CommandContext(t.Context(), "lintian", append([]string{"--fail-on", "error", "--allow-root"}, debs...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("lintian: %v\n%s", err, out)
@@ -258,7 +266,7 @@ func TestDebian(t *testing.T) {
 		t.Helper()
 		run(t, nil, "dpkg", append([]string{"--root=" + root, "--force-depends", "--force-script-chrootless", "--log=/dev/null"}, args...)...)
 	}
-	dpkg(append([]string{"-i"}, debs...)...)
+	dpkg(append([]string{"-i"}, glob(t, older+"/*.deb")...)...)
 	wantInstalled(t, root)
 	dpkg(append([]string{"-i"}, debs...)...)
 	dpkg("--purge", "keyringd", "keyringd-ui", "libkeyringd-pkcs11")
@@ -267,6 +275,31 @@ func TestDebian(t *testing.T) {
 	}
 	if now := files(t, filepath.Join(root, "home")); now != home {
 		t.Errorf("the user had\n%s\nand has\n%s", home, now)
+	}
+}
+
+func debVersion(t *testing.T, deb string) string {
+	t.Helper()
+	return strings.TrimSpace(run(t, nil, "dpkg-deb", "-f", deb, "Version"))
+}
+
+// TestMakeByANewcomer reads what make would do on a machine with nothing but Go:
+// packages are built once their libraries are there, and root only copies.
+func TestMakeByANewcomer(t *testing.T) {
+	mine := []string{"MAKEFLAGS=", "MAKELEVEL="} // not of a make that runs the tests
+	for _, target := range []string{"deb", "rpm", "archlinux", "package"} {
+		if plan := run(t, mine, "make", "-n", target); !strings.HasPrefix(plan, "scripts/deps.sh build\n") {
+			t.Errorf("make %s begins with\n%s", target, plan)
+		}
+	}
+	if plan := run(t, mine, "make", "-n", "install"); strings.Contains(plan, "go build") || !strings.Contains(plan, "scripts/install.sh") {
+		t.Errorf("make install would do\n%s", plan)
+	}
+	cmd := exec.CommandContext(t.Context(), "scripts/install.sh")
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "BIN="+t.TempDir(), "PREFIX="+t.TempDir(), "DESTDIR=")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "make build") {
+		t.Errorf("install without a build: %v\n%s", err, out)
 	}
 }
 

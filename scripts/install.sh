@@ -15,6 +15,9 @@ share=$root/share
 pkcs11=${PKCS11DIR:-$prefix/lib/pkcs11}
 bin=${BIN:-bin} # where the programs were built
 
+for program in keyringd keyringctl keyringd-pkcs11.so; do
+	[ -e "$bin/$program" ] || { echo "install: $bin/$program is not there: run \`make build\` first, as yourself" >&2; exit 1; }
+done
 
 put() { # MODE TARGET FILE...: into a folder that is made if need be
 	local mode=$1 target=$2

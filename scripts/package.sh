@@ -15,17 +15,17 @@ export BIN=${BIN:-bin}
 bin=$BIN
 
 # 0.1.0-3-gabcdef of git's becomes 0.1.0+3.gabcdef, which sorts after 0.1.0 for
-# every package manager; a tree without a tag is older than any release.
+# every package manager. A tree without a tag is older than any release; the day
+# of its commit makes a later one an upgrade, which a hash alone would not.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)} # the same tree makes the same bytes
+export SOURCE_DATE_EPOCH
 described=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unknown)}
 case $described in
 v[0-9]* | [0-9]*.[0-9]*) version=$(sed -E 's/^v//; s/-([0-9]+)-g/+\1.g/; s/-dirty$/.dirty/; s/-/./g' <<<"$described") ;;
-*) version=0.0.0+$(tr -c 'a-zA-Z0-9\n' . <<<"$described") ;;
+*) version=0.0.0+$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d.%H%M%S).$(tr -c 'a-zA-Z0-9\n' . <<<"$described") ;;
 esac
 arch=$(go env GOARCH)
 tripl=$(gcc -dumpmachine | sed -E 's/-(pc|unknown|redhat|suse)-/-/')
-# The same tree makes the same bytes.
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
-export SOURCE_DATE_EPOCH
 
 nfpm() { go tool -modfile=tools/nfpm.mod nfpm "$@"; }
 
@@ -87,6 +87,12 @@ package() {
 		printf 'contents:\n'
 		contents "$tree"
 	} >"$dist/$format/$name.yaml"
+	# Of the same package, an older one beside it would be installed by "*.deb", too.
+	case $format in
+	deb) rm -f "$dist/${name}_"*.deb ;;
+	rpm) rm -f "$dist/$name"-[0-9]*.rpm ;;
+	archlinux) rm -f "$dist/$name"-[0-9]*.pkg.tar.* ;;
+	esac
 	nfpm package --packager "$format" --config "$dist/$format/$name.yaml" --target "$dist/"
 }
 
