@@ -142,6 +142,10 @@ func TestUnits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// It ends its own children; and see docs/decisions/0024.
+	if !strings.Contains(string(service), "KillMode=mixed\n") || strings.Contains(string(service), "FileDescriptorStore") {
+		t.Errorf("keyringd.service:\n%s", service)
+	}
 	// What would hide the TPM, or take the group that may use it.
 	if bad := regexp.MustCompile(`(?m)^(PrivateDevices|PrivateUsers|Protect\w+|PrivateTmp|MemoryDenyWriteExecute)=`).FindAll(service, -1); bad != nil {
 		t.Errorf("keyringd.service has %q", bad)
@@ -239,6 +243,10 @@ func TestDebian(t *testing.T) {
 	}
 	run(t, nil, "dpkg", "--compare-versions", oldVersion, "lt", debVersion(t, glob(t, dist+"/keyringd_*.deb")[0]))
 	run(t, nil, "dpkg", "--compare-versions", debVersion(t, glob(t, dist+"/keyringd_*.deb")[0]), "lt", "0.1.0")
+	// What it recommends is installed with it: another keyring must not be.
+	if list := run(t, nil, "dpkg-deb", "-f", glob(t, dist+"/keyringd_*.deb")[0], "Depends", "Recommends"); strings.Contains(list, "gnome-keyring") || !strings.Contains(list, "libkeyringd-pkcs11") {
+		t.Errorf("keyringd brings along: %s", list)
+	}
 	cmd := exec.CommandContext(t.Context(), "lintian", append([]string{"--fail-on", "error", "--allow-root"}, debs...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("lintian: %v\n%s", err, out)

@@ -48,7 +48,7 @@ contents() { # every file and link below a folder, as nfpm wants to have them
 	done
 }
 
-# package FORMAT NAME SUMMARY TEXT DEPENDS RECOMMENDS SECTION
+# package FORMAT NAME SUMMARY TEXT DEPENDS RECOMMENDS SECTION [SUGGESTS]
 package() {
 	local format=$1 name=$2 tree=$dist/$1/$2 list word
 	mkdir -p "$tree/usr/share/doc/$name"
@@ -78,7 +78,7 @@ package() {
 		printf 'mtime: "%s"\n' "$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)"
 		printf 'description: |\n  %s\n' "$3"
 		fold -s -w 76 <<<"$4" | sed 's/ *$//; s/^/  /'
-		for list in "depends:$5" "recommends:$6"; do
+		for list in "depends:$5" "recommends:$6" "suggests:${8:-}"; do
 			[ -n "${list#*:}" ] || continue
 			printf '%s:\n' "${list%%:*}"
 			for word in ${list#*:}; do printf '  - "%s"\n' "${word//_/ }"; done
@@ -133,18 +133,21 @@ ui_text='The window that asks for a PIN, a passphrase or permission, for keyring
 so_summary='PKCS #11 module that shows the keys of keyringd'
 so_text='A small module, linked with the C library alone, that shows every key of the running keyringd as a token to the programs that speak PKCS #11. It is registered with p11-kit.'
 
+# The login password comes through gnome-keyring's PAM module. Its package brings
+# gnome-keyring along, which is then the keyring of every session: so it is no
+# more than suggested, and `keyringctl doctor` says how to have it alone.
 [ $# -gt 0 ] || { echo "usage: scripts/package.sh deb|rpm|archlinux..." >&2; exit 2; }
 [ -e "$bin/keyring-ui" ] || { echo "package: $bin/keyring-ui is not there; scripts/deps.sh build installs what it needs" >&2; exit 1; }
 for format in "$@"; do
 	tree "$format"
 	case $format in
 	deb)
-		package deb keyringd "$summary" "$text" '' 'keyringd-ui_|_pinentry dbus-user-session_|_dbus-x11 libpam-gnome-keyring libkeyringd-pkcs11' utils
+		package deb keyringd "$summary" "$text" '' 'keyringd-ui_|_pinentry dbus-user-session_|_dbus-x11 libkeyringd-pkcs11' utils libpam-gnome-keyring
 		package deb keyringd-ui "$ui_summary" "$ui_text" 'libc6_(>=_2.34) libgl1 libx11-6 libwayland-client0 libwayland-cursor0 libwayland-egl1 libxkbcommon0' 'keyringd hicolor-icon-theme' utils
 		package deb libkeyringd-pkcs11 "$so_summary" "$so_text" 'libc6_(>=_2.34)' 'keyringd p11-kit' libs
 		;;
 	rpm)
-		package rpm keyringd "$summary" "$text" '' 'keyringd-ui pinentry gnome-keyring-pam libkeyringd-pkcs11' Applications/System
+		package rpm keyringd "$summary" "$text" '' 'keyringd-ui pinentry libkeyringd-pkcs11' Applications/System gnome-keyring-pam
 		package rpm keyringd-ui "$ui_summary" "$ui_text" 'libGL.so.1()(64bit) libX11.so.6()(64bit) libwayland-client.so.0()(64bit) libxkbcommon.so.0()(64bit)' keyringd Applications/System
 		package rpm libkeyringd-pkcs11 "$so_summary" "$so_text" '' 'keyringd p11-kit' System/Libraries
 		;;

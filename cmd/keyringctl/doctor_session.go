@@ -19,7 +19,10 @@ func (d *doctor) ssh() {
 		return
 	}
 	if exists(d.environmentFile()) {
-		d.note("ssh-relogin", "eval \"$(keyringctl env --force)\"", "ssh asks keyringd from the next login on; in this shell it does not yet")
+		// A login on a console, or over ssh, does not read environment.d(5), and
+		// one cannot tell such a login from one that began before it was written.
+		d.note("ssh-relogin", "eval \"$(keyringctl env --force)\"", "in this shell ssh does not ask keyringd yet; after a new login it does. "+
+			"Where it still does not then, put this line into ~/.profile")
 		return
 	}
 	switch {
@@ -49,7 +52,6 @@ func (d *doctor) secrets(ctx context.Context) {
 	name := processName(pid)
 	switch {
 	case pid > 0 && name == "keyringd":
-		return
 	case pid > 0:
 		r, known := rivalOfProcess(name)
 		if !known {
@@ -61,18 +63,20 @@ func (d *doctor) secrets(ctx context.Context) {
 		}
 		d.wrong("secrets-other", mend, "passwords are kept by %s (process %d)", r.name, pid)
 	case !strings.Contains(d.activation(), "keyringd"):
-		d.wrong("secrets-nobody", "keyringctl setup --secrets", "keyringd does not keep passwords: nothing starts it when a program asks for one")
-	}
-}
-
-// activation is the file by which the bus starts the Secret Service.
-func (d *doctor) activation() string {
-	for _, dir := range []string{d.runtime("dbus-1/services"), d.data("dbus-1/services"), d.at("/usr/local/share/dbus-1/services"), d.at("/usr/share/dbus-1/services")} {
-		if text := readText(filepath.Join(dir, secretsName+".service")); text != "" {
-			return text
+		if r, ok := d.waiting(); ok {
+			mend := "keyringctl setup --secrets --replace"
+			if r.manual != "" {
+				mend = ""
+			}
+			d.wrong("secrets-other", mend, "passwords are kept by %s, which starts when a program asks for one", r.name)
+			return
 		}
+		d.wrong("secrets-nobody", "keyringctl setup --secrets", "keyringd does not keep passwords: nothing starts it when a program asks for one")
+		return
 	}
-	return ""
+	if (pid == 0 || name == "keyringd") && d.gnomeWaits() {
+		d.wrong("login-other", "keyringctl setup --secrets --replace", "from the next login on gnome-keyring may be given the login password instead of keyringd: both listen for it")
+	}
 }
 
 // usesPAM finds the lines of PAM's files that hand the login password over.
@@ -90,7 +94,8 @@ func (d *doctor) login() {
 		if !exists(d.at("/etc/debian_version")) {
 			name = "gnome-keyring-pam"
 		}
-		d.wrong("no-pam", d.installCommand(name), "the login password does not open the login keyring: pam_gnome_keyring.so is not installed")
+		// Without what it recommends: gnome-keyring itself.
+		d.wrong("no-pam", strings.Replace(d.installCommand(name), "apt-get install", "apt-get install --no-install-recommends", 1), "the login password does not open the login keyring: pam_gnome_keyring.so is not installed")
 		return
 	}
 	files, _ := os.ReadDir(d.at("/etc/pam.d"))

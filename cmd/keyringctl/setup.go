@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -103,10 +104,13 @@ func (m machine) setup(ctx context.Context, w wish) error {
 
 func (m machine) showUndo() error {
 	done, err := m.done()
-	for _, s := range done {
+	for _, s := range slices.Backward(done) {
 		what := "put back " + s.File
-		if s.File == "" {
+		switch {
+		case s.File == "":
 			what = shellWords(s.Undo)
+		case s.Before == nil:
+			what = "remove " + s.File
 		}
 		if _, err := fmt.Fprintln(m.Out, printable(what)); err != nil {
 			return err
@@ -132,6 +136,10 @@ func (m machine) sayNext(w wish) error {
 	next := []string{"log out and in again, so that every program notices; `keyringctl doctor` then says whether all is well"}
 	if w.ssh {
 		next = append(next, "in this shell: eval \"$(keyringctl env --force)\"")
+		if m.systemd() {
+			next = append(next, "a login on a console or over ssh, and a desktop that does not start its programs by the service manager, "+
+				"need this line in ~/.profile:", "    eval \"$(keyringctl env)\"")
+		}
 	}
 	if !m.systemd() {
 		next = append(next, "where your desktop starts nothing by itself (sway, i3, .xsession), put these lines into its start file:",
@@ -158,7 +166,13 @@ func (m machine) start(sockets ...string) ([]step, error) {
 	}
 	return []step{
 		// A socket is not listened on while the daemon has one of its own there.
-		{Say: "let the service manager take over", Run: []string{"systemctl", "--user", "stop", "keyringd.service"}, Optional: true},
+		// Undone, it ends after its sockets: a daemon without them serves nobody,
+		// and has the name of whoever comes back.
+		{
+			Say:  "let the service manager take over",
+			Run:  []string{"systemctl", "--user", "stop", "keyringd.service"},
+			Undo: []string{"systemctl", "--user", "stop", "keyringd.service"}, Optional: true,
+		},
 		{
 			Say:  "start keyringd when it is first asked for something",
 			Run:  append([]string{"systemctl", "--user", "enable", "--now"}, sockets...),
@@ -190,6 +204,11 @@ func (m machine) planSSH(_ context.Context, replace bool) ([]step, error) {
 		}
 		if r.manual != "" && len(r.units) == 0 {
 			return nil, hintedError{fmt.Errorf("%s serves ssh in this session", r.name), r.manual}
+		}
+		steps = m.handOver(r, 0)
+	} else if r, ok := m.tellsSSH(); ok {
+		if !replace {
+			return nil, hintedError{fmt.Errorf("%s serves ssh in this session, and is left as it is", r.name), "keyringctl setup --ssh --replace hands over"}
 		}
 		steps = m.handOver(r, 0)
 	}
@@ -249,14 +268,22 @@ func (m machine) planSecrets(ctx context.Context, replace bool) ([]step, error) 
 		}
 		steps = m.handOver(r, pid)
 	}
+	if r, ok := m.waiting(); ok && steps == nil {
+		switch {
+		case r.manual != "":
+			return nil, hintedError{fmt.Errorf("%s keeps passwords in this session", r.name), r.manual}
+		case !replace:
+			return nil, hintedError{fmt.Errorf("%s keeps passwords in this session, though it does not run yet, and is left as it is", r.name),
+				"keyringctl setup --secrets --replace hands over"}
+		}
+		steps = m.handOver(r, 0)
+	}
 	daemon := m.find("keyringd")
 	if daemon == "" {
 		return nil, hintedError{errors.New("keyringd is not on PATH"), "install it, or put the folder it is in on PATH"}
 	}
-	if m.systemd() {
-		if r, ok := rivalOfProcess("gnome-keyring-d"); ok && replace && steps == nil {
-			steps = m.handOver(r, 0) // it would come back for the login password
-		}
+	if r, ok := rivalOfProcess("gnome-keyring-d"); ok && replace && steps == nil && m.systemd() {
+		steps = m.handOver(r, 0) // it would come back for the login password
 	}
 	begin, err := m.start("keyringd-control.socket")
 	if err != nil {

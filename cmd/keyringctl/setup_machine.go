@@ -80,6 +80,20 @@ func (m machine) unit(name string) string {
 	return ""
 }
 
+// enabled reports whether a unit is started with a target of the user's, and
+// not masked.
+func (m machine) enabled(name string) bool {
+	if readText(m.unit(name)) == "" {
+		return false // it is not there, or a link to /dev/null
+	}
+	for _, dir := range m.unitDirs() {
+		if links, _ := filepath.Glob(filepath.Join(dir, "*.wants", name)); len(links) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // find returns the path of a program on PATH, "" if there is none. It is looked
 // for beside this one first.
 func (m machine) find(name string) string {

@@ -79,6 +79,53 @@ func (m machine) rivalOfSocket(path string) (rival, bool) {
 	return rival{}, false
 }
 
+// activation is the file by which the bus starts the Secret Service.
+func (m machine) activation() string {
+	for _, dir := range []string{m.runtime("dbus-1/services"), m.data("dbus-1/services"), m.at("/usr/local/share/dbus-1/services"), m.at("/usr/share/dbus-1/services")} {
+		if text := readText(filepath.Join(dir, secretsName+".service")); text != "" {
+			return text
+		}
+	}
+	return ""
+}
+
+// waiting finds who would keep the user's passwords as soon as a program asked
+// for one, or the login gave its password, though nobody does yet.
+func (m machine) waiting() (rival, bool) {
+	text := m.activation()
+	program, _, _ := strings.Cut(getINI(text, "D-BUS Service", "Exec"), " ")
+	program = filepath.Base(program)
+	unit := getINI(text, "D-BUS Service", "SystemdService")
+	for _, r := range rivals {
+		if slices.Contains(r.processes, program[:min(len(program), 15)]) || slices.Contains(r.units, unit) && unit != "" {
+			return r, true
+		}
+	}
+	if m.gnomeWaits() {
+		return rivalOfProcess("gnome-keyring-d")
+	}
+	return rival{}, false
+}
+
+// gnomeWaits reports whether gnome-keyring is given the login password in the
+// sessions of a service manager: its socket is where ours is to be.
+func (m machine) gnomeWaits() bool {
+	return m.systemd() && m.enabled("gnome-keyring-daemon.socket")
+}
+
+// tellsSSH finds who has the service manager tell every program of an agent of
+// its own, which comes after what environment.d(5) says.
+func (m machine) tellsSSH() (rival, bool) {
+	for _, r := range rivals {
+		for _, u := range r.units {
+			if text := readText(m.unit(u)); m.systemd() && strings.Contains(text, "set-environment SSH_AUTH_SOCK=") && m.enabled(u) {
+				return r, true
+			}
+		}
+	}
+	return rival{}, false
+}
+
 // handOver are the steps that stop a rival now and keep it from coming back.
 // pid is its process; 0: not known, or none.
 func (m machine) handOver(r rival, pid int) []step {
