@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -104,13 +106,26 @@ func (d *doctor) examine(ctx context.Context) {
 	d.secrets(ctx)
 	d.login()
 	d.portal()
-	d.prompter()
+	d.prompter(ctx)
 	d.pkcs11()
 }
 
+const daemonName = "io.github.keyringd"
+
+// answerTime is how long the daemon may take to start and to say how it is.
+const answerTime = 30 * time.Second
+
 // daemon asks the daemon how it is.
 func (d *doctor) daemon(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	err := d.withDaemon(ctx, func(c *client.Client) (err error) {
+		if slices.ContainsFunc(d.findings, func(f finding) bool { return f.ID == "config" }) {
+			// The bus would start it in vain, and wait two minutes for it.
+			if pid, err := c.Owner(ctx, daemonName); err == nil && pid == 0 {
+				return client.ErrNoDaemon
+			}
+		}
 		d.status, err = c.Status(ctx)
 		return err
 	})
@@ -126,7 +141,11 @@ func (d *doctor) daemon(ctx context.Context) {
 		return
 	}
 	if v, _ := d.status["Version"].(string); v != version {
-		d.wrong("old-daemon", d.restartCommand(), "the keyringd that runs is of version %s, and keyringctl of %s", v, version)
+		mend := d.restartCommand()
+		if d.systemd() { // an upgrade brings units, too, of which nobody tells the users' managers
+			mend = "systemctl --user daemon-reload && " + mend
+		}
+		d.wrong("old-daemon", mend, "the keyringd that runs is of version %s, and keyringctl of %s", v, version)
 	}
 	if left, _ := d.status["TPMTriesLeft"].(string); strings.HasPrefix(left, "none") {
 		d.wrong("lockout", "sudo tpm2_dictionarylockout --clear-lockout", "the TPM takes no PIN for now, as there were too many wrong ones: %s", left)

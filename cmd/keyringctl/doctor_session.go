@@ -15,14 +15,28 @@ func (d *doctor) ssh() {
 		mine = s
 	}
 	now := d.Getenv("SSH_AUTH_SOCK")
+	if d.systemd() && exists(d.environmentFile()) && !d.enabled("keyringd-ssh.socket") {
+		d.wrong("ssh-not-started", "keyringctl setup --ssh", "nothing starts keyringd when ssh asks for it: keyringd-ssh.socket is not enabled")
+	} else if mine != "" && now == mine && !exists(mine) {
+		mend := d.restartCommand()
+		if d.systemd() && d.enabled("keyringd-ssh.socket") {
+			// A socket is not listened on anew while its service runs.
+			mend = "systemctl --user stop keyringd.service && systemctl --user restart keyringd-ssh.socket"
+		}
+		d.wrong("ssh-socket", mend, "ssh asks keyringd at %s, which is not there", mine)
+	}
 	if mine == "" || now == mine {
+		return
+	}
+	if exists(d.environmentFile()) && now != "" {
+		d.note("ssh-relogin", "eval \"$(keyringctl env --force)\"", "in this shell ssh asks at %s. After a new login it asks keyringd, unless a start file of yours, such as ~/.profile or ~/.bashrc, sets SSH_AUTH_SOCK", now)
 		return
 	}
 	if exists(d.environmentFile()) {
 		// A login on a console, or over ssh, does not read environment.d(5), and
 		// one cannot tell such a login from one that began before it was written.
 		d.note("ssh-relogin", "eval \"$(keyringctl env --force)\"", "in this shell ssh does not ask keyringd yet; after a new login it does. "+
-			"Where it still does not then, put this line into ~/.profile")
+			"Where it does not even then, as on a console, put eval \"$(keyringctl env)\" into ~/.profile")
 		return
 	}
 	switch {
@@ -50,32 +64,30 @@ func (d *doctor) secrets(ctx context.Context) {
 		return // there is no bus, which was said
 	}
 	name := processName(pid)
-	switch {
-	case pid > 0 && name == "keyringd":
-	case pid > 0:
+	mend := "keyringctl setup --secrets"
+	switch next, known := d.waiting(); {
+	case pid > 0 && name != "keyringd":
 		r, known := rivalOfProcess(name)
 		if !known {
 			r.name, r.manual = name, "?"
 		}
-		mend := "keyringctl setup --secrets --replace"
+		mend += " --replace"
 		if r.manual != "" {
 			mend = ""
 		}
 		d.wrong("secrets-other", mend, "passwords are kept by %s (process %d)", r.name, pid)
-	case !strings.Contains(d.activation(), "keyringd"):
-		if r, ok := d.waiting(); ok {
-			mend := "keyringctl setup --secrets --replace"
-			if r.manual != "" {
-				mend = ""
-			}
-			d.wrong("secrets-other", mend, "passwords are kept by %s, which starts when a program asks for one", r.name)
-			return
+	case !strings.Contains(d.activation(), "keyringd") && known:
+		mend += " --replace"
+		if next.manual != "" {
+			mend = ""
 		}
-		d.wrong("secrets-nobody", "keyringctl setup --secrets", "keyringd does not keep passwords: nothing starts it when a program asks for one")
-		return
-	}
-	if (pid == 0 || name == "keyringd") && d.gnomeWaits() {
-		d.wrong("login-other", "keyringctl setup --secrets --replace", "from the next login on gnome-keyring may be given the login password instead of keyringd: both listen for it")
+		d.wrong("secrets-other", mend, "passwords are kept by %s, which starts when a program asks for one", next.name)
+	case !strings.Contains(d.activation(), "keyringd"):
+		// A daemon that runs, as one that this very question has started, has the
+		// name; at the next login it does not run.
+		d.wrong("secrets-nobody", mend, "keyringd does not keep passwords: nothing starts it when a program asks for one")
+	case d.gnomeWaits():
+		d.wrong("login-other", mend+" --replace", "from the next login on gnome-keyring may be given the login password instead of keyringd: both listen for it")
 	}
 }
 

@@ -58,6 +58,11 @@ func (d *doctor) units() {
 			}
 		}
 	}
+	for _, name := range []string{"keyringd.service", "keyringd-ssh.socket", "keyringd-pkcs11.socket", "keyringd-control.socket"} {
+		if to, _ := os.Readlink(d.unit(name)); to == "/dev/null" {
+			d.wrong("masked", "systemctl --user unmask "+name, "%s is masked, so that nothing can start it", name)
+		}
+	}
 	if gone := missingProgram(d.secretsFile()); gone != "" {
 		d.wrong("stale-activation", "keyringctl setup --secrets", "%s starts %s, which is not there", d.secretsFile(), gone)
 	}
@@ -193,13 +198,20 @@ func (d *doctor) installCommand(name string) string {
 }
 
 // prompter looks for a program that asks.
-func (d *doctor) prompter() {
+func (d *doctor) prompter(ctx context.Context) {
 	for _, p := range []string{"keyring-ui", "pinentry-gnome3", "pinentry-qt", "pinentry-gtk-2", "pinentry-fltk", "pinentry-curses", "pinentry-tty", "pinentry"} {
 		if d.find(p) != "" {
 			return
 		}
 	}
-	d.wrong("no-prompter", d.installCommand("keyringd-ui"), "there is no program that could ask for a PIN or for permission")
+	mend := d.installCommand("keyringd-ui")
+	if strings.Contains(mend, "apt-get") {
+		// A package that was built here is none that apt could fetch.
+		if out, err := d.run(ctx, []string{"apt-cache", "madison", "keyringd-ui"}); err != nil || out == "" {
+			mend = d.installCommand("pinentry-qt")
+		}
+	}
+	d.wrong("no-prompter", mend, "there is no program that could ask for a PIN or for permission: keyring-ui of the package keyringd-ui, or any pinentry")
 }
 
 // sockets looks at what is listened on.

@@ -98,7 +98,7 @@ exec "`+c.daemon+`" --tpm none --prompter none "$@"`)
 	c.script("usermod", `sed -i "s/^$2:.*/&,$3/; s/:,/:/" "$CLINIC/r/etc/group"`)
 	c.script("pam-auth-update", `printf 'auth optional pam_gnome_keyring.so\nsession optional pam_gnome_keyring.so\n' >"$CLINIC/r/etc/pam.d/common"`)
 	c.script("apt-get", `for p; do case $p in
-keyringd-ui) printf '#!/bin/sh\nexit 1\n' >"$CLINIC/b/keyring-ui"; chmod +x "$CLINIC/b/keyring-ui" ;;
+keyringd-ui | pinentry-qt) printf '#!/bin/sh\nexit 1\n' >"$CLINIC/b/keyring-ui"; chmod +x "$CLINIC/b/keyring-ui" ;;
 libkeyringd-pkcs11) : >"$CLINIC/r/usr/lib/x86_64-linux-gnu/pkcs11/keyringd-pkcs11.so" ;;
 libpam-gnome-keyring) : >"$CLINIC/r/usr/lib/x86_64-linux-gnu/security/pam_gnome_keyring.so" ;;
 esac; done`)
@@ -299,10 +299,20 @@ func TestDoctorMends(t *testing.T) {
 			stop()
 			remove(c.home + "/.local/share/dbus-1/services/org.freedesktop.secrets.service")()
 		}, nil},
+		{"secrets-nobody", remove(c.home + "/.local/share/dbus-1/services/org.freedesktop.secrets.service"), nil}, // it runs
 		{"no-pam", remove(c.root + "/usr/lib/x86_64-linux-gnu/security/pam_gnome_keyring.so"), nil},
 		{"pam", write(c.root+"/etc/pam.d/common", "password optional pam_gnome_keyring.so\n"), nil},
 		{"no-prompter", func() { c.withoutPinentries(); remove(c.bin + "/keyring-ui")() }, nil},
 		{"pkcs11-module", remove(c.root + "/usr/lib/x86_64-linux-gnu/pkcs11/keyringd-pkcs11.so"), nil},
+		{"masked", func() {
+			stop()
+			c.follow("systemctl --user mask keyringd.service")
+		}, start},
+		{"not-running", func() { // and why: the bus is not asked to start what cannot start
+			stop()
+			c.write(c.home+"/.config/keyringd/config.toml", "rember = 3\n")
+		}, func() { c.follow("rm " + c.home + "/.config/keyringd/config.toml"); start() }},
+		{"ssh-socket", stop, nil}, // a daemon that made it itself makes it again
 		{"ssh-unset", setenv("SSH_AUTH_SOCK", ""), setenv("SSH_AUTH_SOCK", c.run+"/keyringd/ssh")},
 		{"ssh-dead", func() { t.Setenv("SSH_AUTH_SOCK", c.run+"/gone"); remove(c.environmentFile())() }, setenv("SSH_AUTH_SOCK", c.run+"/keyringd/ssh")},
 		{"ssh-other", func() {
@@ -310,6 +320,7 @@ func TestDoctorMends(t *testing.T) {
 			c.listen(c.run+"/gcr/ssh", true)
 			t.Setenv("SSH_AUTH_SOCK", c.run+"/gcr/ssh")
 		}, setenv("SSH_AUTH_SOCK", c.run+"/keyringd/ssh")},
+		{"ssh-not-started", remove(c.home + "/.config/systemd/user/sockets.target.wants/keyringd-ssh.socket"), nil},
 		{"key-file", func() {
 			c.follow("ssh-keygen -q -t ed25519 -N '' -f " + c.home + "/.ssh/open")
 			chmod(c.home+"/.ssh/open", 0o644)()
