@@ -173,7 +173,7 @@ func TestSecondDaemon(t *testing.T) {
 	s.Start("none")
 	cmd := exec.CommandContext(t.Context(), daemontest.Binary, "--tpm", "none", "--key-dir", s.Keys, "--runtime-dir", filepath.Dir(s.Socket), "--prompter", "none")
 	out, err := cmd.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "running") {
+	if err == nil || !strings.Contains(string(out), "running") || !strings.Contains(string(out), "\nhint: ") {
 		t.Errorf("a second daemon: %v, %s", err, out)
 	}
 	if _, err := s.Client().List(); err != nil {

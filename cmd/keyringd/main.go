@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyringd/keyringd/internal/listen"
 	"github.com/keyringd/keyringd/internal/secret"
 )
 
@@ -49,6 +50,9 @@ func main() {
 		os.Exit(2)
 	default:
 		fmt.Fprintln(os.Stderr, "keyringd:", err)
+		if errors.Is(err, listen.ErrInUse) {
+			fmt.Fprintln(os.Stderr, "hint: `systemctl --user stop 'keyringd*'` ends the one of your login session until you log in again; or give this one a --runtime-dir")
+		}
 		os.Exit(1)
 	}
 }
