@@ -181,6 +181,45 @@ func TestSecondDaemon(t *testing.T) {
 	}
 }
 
+// TestToldToEndWhileStarting: that is no failure, which a service manager would
+// show and start anew after. The software TPM here never answers.
+func TestToldToEndWhileStarting(t *testing.T) {
+	s := daemontest.New(t)
+	dir := t.TempDir()
+	begun := filepath.Join(dir, "begun")
+	if err := os.WriteFile(filepath.Join(dir, "swtpm"), []byte("#!/bin/sh\n: >'"+begun+"'\nexec sleep 600\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), daemontest.Binary, "--tpm", "swtpm:"+filepath.Join(dir, "state"), "--key-dir", s.Keys,
+		"--runtime-dir", filepath.Dir(s.Socket), "--prompter", "none", "--bus", "none")
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(begun); err == nil {
+			break
+		}
+		select {
+		case <-tick.C:
+		case err := <-ended:
+			t.Fatalf("it ended by itself: %v\n%s", err, said.String())
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("%v\n%s", err, said.String())
+	}
+}
+
 // TestSystemd hands the socket over as systemd does, and expects READY=1.
 func TestSystemd(t *testing.T) {
 	s := daemontest.New(t)

@@ -41,10 +41,11 @@ func main() {
 	// may end the daemon. Ignoring them would be inherited by children.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1, syscall.SIGPIPE)
 	err := command().ExecuteContext(ctx)
+	told := context.Cause(ctx) // to end, perhaps while it still began
 	stop()
 	var usage usageError
 	switch {
-	case err == nil:
+	case err == nil, told != nil && (errors.Is(err, told) || errors.Is(err, context.Canceled)):
 	case errors.As(err, &usage):
 		fmt.Fprintf(os.Stderr, "keyringd: %v\nhint: keyringd --help lists the flags\n", err)
 		os.Exit(2)

@@ -245,7 +245,9 @@ func (p *Process) run() (*child, error) {
 	c.cmd.ExtraFiles = []*os.File{childs}
 	c.cmd.Stdout = c.output
 	c.cmd.Stderr = c.output
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	// In a group of its own it does not end before its owner does when somebody
+	// presses Ctrl-C, so that the owner can leave it tidy.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	err = p.launch(c)
 	childs.Close() // or a child that ends would not end the channel
 	if err != nil {

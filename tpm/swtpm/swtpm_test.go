@@ -364,3 +364,16 @@ func TestEndsWithItsParent(t *testing.T) {
 		return err != nil || bytes.Contains(b, []byte(") Z "))
 	})
 }
+
+// TestCtrlCIsForItsOwner: a terminal signals a whole group.
+func TestCtrlCIsForItsOwner(t *testing.T) {
+	t.Parallel()
+	p := begin(t, Options{})
+	group, err := syscall.Getpgid(p.PID())
+	if err != nil || group == syscall.Getpgrp() {
+		t.Errorf("it is in our group %d: %v", group, err)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+}
