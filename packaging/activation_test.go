@@ -101,12 +101,8 @@ func TestSocketStartsIt(t *testing.T) {
 	}
 	cmd.Env = env
 	begin(t, cmd)
-	awaitFile(t, socket)
 	for range 2 {
-		c, err := net.DialTimeout("unix", socket, patience)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := dial(t, socket)
 		defer c.Close()
 		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
@@ -147,6 +143,24 @@ func begin(t *testing.T, cmd *exec.Cmd) {
 			t.Logf("%s said:\n%s", cmd.Args[0], said.String())
 		}
 	})
+}
+
+// dial waits until somebody listens: a socket has its name before it does.
+func dial(t *testing.T, socket string) net.Conn {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(patience); ; {
+		c, err := net.DialTimeout("unix", socket, patience)
+		if err == nil {
+			return c
+		}
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatal(err)
+		}
+	}
 }
 
 func awaitFile(t *testing.T, path string) {

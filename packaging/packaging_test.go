@@ -142,8 +142,9 @@ func TestUnits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// It ends its own children; and see docs/decisions/0024.
-	if !strings.Contains(string(service), "KillMode=mixed\n") || strings.Contains(string(service), "FileDescriptorStore") {
+	// It ends its own children, and is not given up at once with its sockets; and
+	// see docs/decisions/0024.
+	if !strings.Contains(string(service), "KillMode=mixed\n") || !strings.Contains(string(service), "StartLimitBurst=20\n") || strings.Contains(string(service), "FileDescriptorStore") {
 		t.Errorf("keyringd.service:\n%s", service)
 	}
 	// What would hide the TPM, or take the group that may use it.

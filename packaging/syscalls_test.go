@@ -2,7 +2,6 @@ package packaging
 
 import (
 	"bufio"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -78,11 +77,7 @@ func TestUnitAllowsWhatTheDaemonDoes(t *testing.T) {
 	cmd.Env = env
 	begin(t, cmd)
 	socket := filepath.Join(dir, "run", "keyringd", "ssh")
-	awaitFile(t, socket)
-	c, err := net.DialTimeout("unix", socket, patience)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := dial(t, socket)
 	defer c.Close()
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)

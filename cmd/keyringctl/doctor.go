@@ -166,14 +166,15 @@ func (d *doctor) daemon(ctx context.Context) {
 
 func (d *doctor) startCommand() string {
 	if d.systemd() {
-		return "systemctl --user start keyringd.service"
+		// Started in vain too often, it is not started again for a while.
+		return "systemctl --user reset-failed 'keyringd*' && systemctl --user start keyringd.service"
 	}
 	return "keyringd &"
 }
 
 func (d *doctor) restartCommand() string {
 	if d.systemd() {
-		return "systemctl --user restart keyringd.service"
+		return "systemctl --user reset-failed 'keyringd*' && systemctl --user restart keyringd.service"
 	}
 	return "pkill -x keyringd; keyringd &"
 }

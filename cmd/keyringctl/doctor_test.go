@@ -140,7 +140,7 @@ enable) for u; do ln -sf "$u" "$d/sockets.target.wants/$u"; done; [ -z "$now" ] 
 disable) for u; do rm -f "$d/sockets.target.wants/$u"; done ;;
 set-environment) echo "$1" >"$CLINIC/environment" ;;
 unset-environment) rm -f "$CLINIC/environment" ;;
-daemon-reload) ;;
+daemon-reload | reset-failed) ;;
 *) echo "systemctl $verb?" >&2; exit 1 ;;
 esac`
 
