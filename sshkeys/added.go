@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdh"
-	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
 	"sync"
@@ -39,7 +38,7 @@ func (a *Added) Parse(kind string, fields [][]byte) (crypto.Signer, error) {
 	if !ok || len(fields) != n {
 		return nil, fmt.Errorf("%w: private key of this type", keyring.ErrUnsupported)
 	}
-	k, err := section{kind: kind, fields: fields}.signer(nil)
+	k, err := section{kind: kind, fields: fields}.signer()
 	if err != nil {
 		return nil, err
 	}
@@ -188,9 +187,7 @@ func (k *addedKey) open(use func(crypto.Signer) error) (err error) {
 		if err = fromErr; err != nil {
 			return
 		}
-		if private, ok := s.(ed25519.PrivateKey); ok {
-			defer clear(private)
-		}
+		defer wipe(s)
 		err = use(s)
 	})
 	return err

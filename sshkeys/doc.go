@@ -7,15 +7,14 @@
 // to list a key is its public half, which is taken from the part of the file
 // that is not encrypted, or from NAME.pub beside it.
 //
-// The private half is not kept. A key without a passphrase is read from its
-// file for each signature; one with a passphrase is decrypted once, and kept in
-// secret memory for as long as the Gate remembers the passphrase, because the
-// work that protects the file against guessing would otherwise be paid each
-// time (about 200 ms). Reading costs some 20 µs and parsing an RSA key a tenth
-// of signing with it; in return a removed file stops signing at once, and there
-// is no second copy to protect. While a signature is made, and until the
-// collector gets round to it, the private half is in ordinary memory, as the
-// standard library's types allow nothing else.
+// The private half is read at the first signature, and kept in secret memory: of
+// a file with a passphrase for as long as the Gate remembers that, because the
+// work that protects the file against guessing would otherwise be paid each time
+// (about 200 ms); of another, which lies on the disk in clear, until the file
+// changes. Each use looks first whether the file is still there and as it was, so
+// that a removed or changed one stops signing at once. While a signature is made,
+// and until the collector gets round to it, the private half is in ordinary
+// memory, as the standard library's types allow nothing else.
 //
 // [Added] is the keys that programs hand over while the daemon runs, as ssh-add
 // does: private halves in secret memory, and nowhere else.

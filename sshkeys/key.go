@@ -21,21 +21,27 @@ type Key struct {
 	path      string
 	encrypted bool
 	info      atomic.Pointer[keyring.KeyInfo]
-	known     halves
 
 	// turn lets one use at a time decrypt, so that ten signatures at once pay
 	// for one derivation and not for ten.
 	turn chan struct{}
 
 	mu     sync.Mutex
-	kept   *kept  // nil: nothing is decrypted
+	kept   *kept  // nil: no private key is in memory
 	forgot uint64 // how often Forget was called
 }
 
-// kept is a decrypted key, and what it was decrypted from and with.
+// kept is a private key, the file as it was when it was read, and what it was
+// decrypted with.
 type kept struct {
 	file        folder.ID
 	auth, plain secret.Bytes
+}
+
+// An origin is the file that a private key was read from, at that moment.
+type origin struct {
+	file  folder.ID
+	fuzzy bool // the file may change and keep its ID
 }
 
 func (k *kept) wipe() {
@@ -54,8 +60,8 @@ func newKey(path string, encrypted bool, info keyring.KeyInfo) *Key {
 // Info returns what the file tells without a passphrase.
 func (k *Key) Info() keyring.KeyInfo { return *k.info.Load() }
 
-// Sign reads the private key and signs; see keyring.Key. A key with a
-// passphrase is decrypted at first use, and kept until [Key.Forget].
+// Sign signs; see keyring.Key. The private key is read at first use, and kept
+// until [Key.Forget] or until the file is another one.
 func (k *Key) Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -67,6 +73,7 @@ func (k *Key) Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts c
 	if err != nil {
 		return nil, err
 	}
+	defer wipe(s)
 	sig, err := s.Sign(rand.Reader, digest, opts)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", keyring.ErrUnsupported, err)
@@ -97,10 +104,8 @@ func capable(pub crypto.PublicKey, digest []byte, opts crypto.SignerOpts) error 
 
 func (k *Key) signer(ctx context.Context, auth secret.Bytes) (crypto.Signer, error) {
 	if !k.encrypted {
-		s, _, err := k.read(secret.Bytes{})
-		return s, err
-	}
-	if auth.Len() == 0 {
+		auth = secret.Bytes{}
+	} else if auth.Len() == 0 {
 		return nil, fmt.Errorf("%s: %w", k.path, keyring.ErrAuthFailed)
 	}
 	if s := k.recall(auth); s != nil {
@@ -118,19 +123,19 @@ func (k *Key) signer(ctx context.Context, auth secret.Bytes) (crypto.Signer, err
 	k.mu.Lock()
 	forgot := k.forgot
 	k.mu.Unlock()
-	s, file, err := k.read(auth)
+	s, from, err := k.read(auth)
 	if err != nil {
 		return nil, err
 	}
-	if err := k.keep(s, file, auth, forgot); err != nil {
+	if err := k.keep(s, from, auth, forgot); err != nil {
 		return nil, err
 	}
 	// The derivation cannot be stopped, but its fruit need not be used.
 	return s, ctx.Err()
 }
 
-// recall returns the key that was decrypted before, if it was with this auth
-// and from the file as it still is.
+// recall returns the key that was read before, if it was with this auth and from
+// the file as it still is.
 func (k *Key) recall(auth secret.Bytes) crypto.Signer {
 	k.mu.Lock()
 	have := k.kept
@@ -152,13 +157,18 @@ func (k *Key) recall(auth secret.Bytes) crypto.Signer {
 	return s
 }
 
-// keep keeps a decrypted key, unless Forget was called since forgot was read.
-func (k *Key) keep(s crypto.Signer, file folder.ID, auth secret.Bytes, forgot uint64) error {
+// keep keeps a private key, unless Forget was called since forgot was read. One
+// without a passphrase is kept only once its file has settled: to read that again
+// costs little, and to sign with what is no longer in it would be wrong.
+func (k *Key) keep(s crypto.Signer, from origin, auth secret.Bytes, forgot uint64) error {
+	if !k.encrypted && from.fuzzy {
+		return nil
+	}
 	plain, err := inNormalForm(s)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", k.path, keyring.ErrUnsupported, err)
 	}
-	fresh := &kept{file: file, auth: auth.Clone(), plain: secret.From(plain)}
+	fresh := &kept{file: from.file, auth: auth.Clone(), plain: secret.From(plain)}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.forgot != forgot {
@@ -170,7 +180,7 @@ func (k *Key) keep(s crypto.Signer, file folder.ID, auth secret.Bytes, forgot ui
 	return nil
 }
 
-// Forget wipes the decrypted key.
+// Forget wipes the private key that is in memory.
 func (k *Key) Forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -181,24 +191,24 @@ func (k *Key) Forget() {
 
 // read reads the file by the rules of internal/folder, decrypts it, and makes
 // sure that it still holds the key it is listed as.
-func (k *Key) read(auth secret.Bytes) (crypto.Signer, folder.ID, error) {
+func (k *Key) read(auth secret.Bytes) (crypto.Signer, origin, error) {
 	var s crypto.Signer
-	var id folder.ID
+	var from origin
 	err := folder.Read(k.path, 0, func(f folder.File, data []byte) (err error) {
-		id = f.ID
+		from = origin{f.ID, f.Fuzzy()}
 		if err := f.Exposed(); err != nil {
 			return err
 		}
-		auth.Use(func(passphrase []byte) { s, err = openAgain(data, passphrase, &k.known) })
+		auth.Use(func(passphrase []byte) { s, err = open(data, passphrase) })
 		return err
 	})
 	switch {
 	case errors.Is(err, errPassphrase):
-		return nil, id, fmt.Errorf("%s: %w", k.path, keyring.ErrAuthFailed)
+		return nil, from, fmt.Errorf("%s: %w", k.path, keyring.ErrAuthFailed)
 	case err != nil:
-		return nil, id, fmt.Errorf("%s: %w: %w", k.path, keyring.ErrUnavailable, err)
+		return nil, from, fmt.Errorf("%s: %w: %w", k.path, keyring.ErrUnavailable, err)
 	case !samePublic(k.Info().Public, s.Public()):
-		return nil, id, fmt.Errorf("%s: %w: the private key in it belongs to another public key than the one listed", k.path, keyring.ErrUnavailable)
+		return nil, from, fmt.Errorf("%s: %w: the private key in it belongs to another public key than the one listed", k.path, keyring.ErrUnavailable)
 	}
-	return s, id, nil
+	return s, from, nil
 }

@@ -137,6 +137,18 @@ func sign(ctx context.Context, k *Key, auth secret.Bytes) error {
 	return err
 }
 
+// settle signs until the private key is kept: at once of an encrypted file, of
+// another as soon as its last change is old enough.
+func settle(t *testing.T, k *Key, auth secret.Bytes) {
+	t.Helper()
+	for give := time.Now().Add(time.Minute); !keeps(k); {
+		must(t, sign(t.Context(), k, auth))
+		if time.Now().After(give) {
+			t.Fatal("never kept")
+		}
+	}
+}
+
 // edKey makes and serves one ed25519 key.
 func edKey(t *testing.T, pass string, args ...string) (served, string, *Key) {
 	d := dir(t)
@@ -150,7 +162,6 @@ func TestFileThatIsNoLongerWhatItWas(t *testing.T) {
 	for _, pass := range []string{"", passphrase} {
 		_, path, k := edKey(t, pass)
 		auth := bytesOf(t, pass)
-		must(t, sign(t.Context(), k, auth))
 		original := read(t, path)
 		other := filepath.Join(dir(t), "other")
 		keygen(t, other, pass, "-t", "ed25519")
@@ -161,6 +172,7 @@ func TestFileThatIsNoLongerWhatItWas(t *testing.T) {
 			"open to all":  func() { write(t, path, original); must(t, os.Chmod(path, 0o644)) },
 			"a link to it": func() { must(t, os.Remove(path)); must(t, os.Symlink(path, path)) },
 		} {
+			settle(t, k, auth)
 			change()
 			if err := sign(t.Context(), k, auth); !errors.Is(err, keyring.ErrUnavailable) {
 				t.Errorf("passphrase %q, %s: %v; want ErrUnavailable", pass, what, err)
@@ -223,11 +235,11 @@ func TestDerivationIsPaidOnce(t *testing.T) {
 // A passphrase that is forgotten while the key is being decrypted leaves no key.
 func TestForgottenWhileDecrypting(t *testing.T) {
 	_, _, k := edKey(t, passphrase)
-	s, id, err := k.read(bytesOf(t, passphrase))
+	s, f, err := k.read(bytesOf(t, passphrase))
 	must(t, err)
 	before := k.forgot
 	k.Forget()
-	must(t, k.keep(s, id, bytesOf(t, passphrase), before))
+	must(t, k.keep(s, f, bytesOf(t, passphrase), before))
 	if keeps(k) {
 		t.Error("kept after all")
 	}
@@ -262,34 +274,18 @@ func TestPublicHalfIsNotBelieved(t *testing.T) {
 	}
 }
 
-// What was computed for one private half is not taken for another's, nor is
-// what a file says afterwards.
-func TestPublicHalfIsComputedOnce(t *testing.T) {
+// What was read of one private half is not taken for another's, nor is what a
+// file says of its public half.
+func TestPublicHalfIsComputed(t *testing.T) {
 	pub, priv, _ := ed25519.GenerateKey(rand.Reader)
 	other, otherPriv, _ := ed25519.GenerateKey(rand.Reader)
-	var h halves
-	for range 2 {
-		for _, k := range []ed25519.PrivateKey{priv, priv, otherPriv} {
-			if got := h.of(k.Seed()); !got.Equal(k) || !bytes.Equal(got, k) {
-				t.Errorf("%x, want %x", got.Public(), k.Public())
-			}
-		}
-	}
-	if h.of(priv.Seed()); !bytes.Equal(h.public, pub) {
-		t.Error("the last one is not remembered")
-	}
-	a, b := h.of(priv.Seed()), h.of(priv.Seed())
-	if clear(a); !bytes.Equal(b, priv) || !bytes.Equal(h.public, pub) {
-		t.Error("two keys share their memory")
-	}
-
 	block, err := ssh.MarshalPrivateKey(priv, "")
 	must(t, err)
 	d := dir(t)
 	path := filepath.Join(d, "k")
 	write(t, path, pem.EncodeToMemory(block))
 	k := serve(t, d).key(t, path)
-	must(t, sign(t.Context(), k, secret.Bytes{}))
+	settle(t, k, secret.Bytes{})
 	said := bytes.Clone(block.Bytes)
 	at := bytes.LastIndex(said, pub) // behind the seed
 	copy(said[at:], other)
@@ -298,10 +294,59 @@ func TestPublicHalfIsComputedOnce(t *testing.T) {
 	if err != nil || !ed25519.Verify(pub, []byte("x"), sig) {
 		t.Errorf("with another public half behind the seed: %v", err)
 	}
+	settle(t, k, secret.Bytes{})
 	copy(block.Bytes[at-ed25519.SeedSize:], otherPriv.Seed())
 	write(t, path, pem.EncodeToMemory(block))
 	if err := sign(t.Context(), k, secret.Bytes{}); !errors.Is(err, keyring.ErrUnavailable) {
 		t.Errorf("with another seed: %v", err)
+	}
+}
+
+// A key whose file has been left alone for a moment is read once, not for each
+// signature, and the signatures are the same.
+func TestFileIsReadOnce(t *testing.T) {
+	_, _, k := edKey(t, "")
+	message := []byte("message")
+	first, err := k.Sign(t.Context(), secret.Bytes{}, message, crypto.Hash(0))
+	must(t, err)
+	settle(t, k, secret.Bytes{})
+	k.mu.Lock()
+	have := k.kept
+	k.mu.Unlock()
+	for range 3 {
+		sig, err := k.Sign(t.Context(), secret.Bytes{}, message, crypto.Hash(0))
+		if err != nil || !bytes.Equal(sig, first) {
+			t.Fatalf("signature %x, %v; want %x", sig, err, first)
+		}
+	}
+	k.mu.Lock()
+	if k.kept != have {
+		t.Error("the file was read again")
+	}
+	k.mu.Unlock()
+	const most = 14 // with crypto/ed25519's own; reading the file makes it 30
+	if n := testing.AllocsPerRun(200, func() { _, _ = k.Sign(t.Context(), secret.Bytes{}, message, crypto.Hash(0)) }); n > most {
+		t.Errorf("a signature costs %v allocations, at most %d are expected", n, most)
+	}
+	if k.Forget(); keeps(k) {
+		t.Error("kept after Forget")
+	}
+	must(t, sign(t.Context(), k, secret.Bytes{}))
+}
+
+// A file that has just changed may change again and look the same.
+func TestChangingFileIsNotKept(t *testing.T) {
+	_, _, k := edKey(t, "")
+	s, from, err := k.read(secret.Bytes{})
+	must(t, err)
+	from.fuzzy = true
+	must(t, k.keep(s, from, secret.Bytes{}, k.forgot))
+	if keeps(k) {
+		t.Error("kept")
+	}
+	from.fuzzy = false
+	if must(t, k.keep(s, from, secret.Bytes{}, k.forgot)); !keeps(k) {
+		t.Error("not kept")
 	}
 }
 

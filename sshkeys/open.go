@@ -4,23 +4,17 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"sync"
 
 	"golang.org/x/crypto/ssh"
 )
 
 // open returns the private key in a file's contents. A wrong passphrase is
 // errPassphrase; an unencrypted file does not look at it.
-func open(data, passphrase []byte) (crypto.Signer, error) { return openAgain(data, passphrase, nil) }
-
-// openAgain is open for a file that is opened often. What an earlier call has
-// computed is in known.
-func openAgain(data, passphrase []byte, known *halves) (crypto.Signer, error) {
+func open(data, passphrase []byte) (crypto.Signer, error) {
 	block, f, err := find(data)
 	if err != nil {
 		return nil, err
@@ -28,7 +22,7 @@ func openAgain(data, passphrase []byte, known *halves) (crypto.Signer, error) {
 	defer clear(block.Bytes)
 	switch {
 	case f == formOpenSSH:
-		return openOpenSSH(block, passphrase, known)
+		return openOpenSSH(block, passphrase)
 	case f == formPBES2:
 		p, err := parsePBES2(block.Bytes)
 		if err != nil {
@@ -65,7 +59,7 @@ func decrypted(f form, der []byte) (crypto.Signer, error) {
 	return k, nil
 }
 
-func openOpenSSH(block *pem.Block, passphrase []byte, known *halves) (crypto.Signer, error) {
+func openOpenSSH(block *pem.Block, passphrase []byte) (crypto.Signer, error) {
 	f, err := parseOpenSSH(block.Bytes)
 	if err != nil {
 		return nil, err
@@ -75,7 +69,7 @@ func openOpenSSH(block *pem.Block, passphrase []byte, known *halves) (crypto.Sig
 		if err != nil {
 			return nil, err
 		}
-		return s.signer(known)
+		return s.signer()
 	}
 	if f.rounds > maxRounds {
 		return nil, fmt.Errorf("asks for %d rounds of key derivation", f.rounds)
@@ -125,32 +119,10 @@ func fromNormalForm(plain []byte, public crypto.PublicKey) (crypto.Signer, error
 	return privateOf(formPKCS8, plain)
 }
 
-// halves remembers the public half of one ed25519 key, so that it is computed
-// once and not for each use of a file that is read anew for it. The zero value
-// remembers nothing, and so does nil.
-type halves struct {
-	mu     sync.Mutex
-	seed   [sha256.Size]byte // the digest of the seed
-	public ed25519.PublicKey // nil: none yet
-}
-
-// of returns the private key of a seed, with the public half that belongs to it,
-// whatever the file says: a signature made with another one gives the private
-// key away.
-func (h *halves) of(seed []byte) ed25519.PrivateKey {
-	if h == nil {
-		return ed25519.NewKeyFromSeed(seed)
+// wipe overwrites what can be reached of a key that fromNormalForm or open has
+// made.
+func wipe(k crypto.Signer) {
+	if p, ok := k.(ed25519.PrivateKey); ok {
+		clear(p)
 	}
-	digest := sha256.Sum256(seed)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.public != nil && h.seed == digest {
-		k := make(ed25519.PrivateKey, ed25519.PrivateKeySize)
-		copy(k, seed)
-		copy(k[ed25519.SeedSize:], h.public)
-		return k
-	}
-	k := ed25519.NewKeyFromSeed(seed)
-	h.seed, h.public = digest, bytes.Clone(k[ed25519.SeedSize:])
-	return k
 }

@@ -160,15 +160,14 @@ func sectionFields(kind string) (n int, ok bool) {
 }
 
 // signer makes the private key. Public halves are computed, not believed: an
-// ed25519 signature made with the wrong one gives the private key away. What was
-// computed before is in known, which may be nil.
-func (s section) signer(known *halves) (crypto.Signer, error) {
+// ed25519 signature made with the wrong one gives the private key away.
+func (s section) signer() (crypto.Signer, error) {
 	switch s.kind {
 	case "ssh-ed25519":
 		if len(s.fields[1]) != ed25519.PrivateKeySize {
 			return nil, errOpenSSH
 		}
-		return known.of(s.fields[1][:ed25519.SeedSize]), nil
+		return ed25519.NewKeyFromSeed(s.fields[1][:ed25519.SeedSize]), nil
 	case "ssh-rsa":
 		return s.rsa()
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -45,6 +46,14 @@ type ID struct {
 	Size         int64
 	Mtime, Ctime int64 // nanoseconds since 1970
 }
+
+// clockTick is the coarsest clock of a local filesystem with room to spare.
+const clockTick = 50 * time.Millisecond
+
+// Fuzzy reports, asked once the file was read, whether it had changed so shortly
+// before that it may change again and keep its ID. Whoever goes by the ID reads
+// such a file again.
+func (f File) Fuzzy() bool { return time.Since(time.Unix(0, f.ID.Ctime)) < clockTick }
 
 // The reasons for which a file is not read. A consumer's own reasons are its
 // own errors.

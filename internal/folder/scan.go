@@ -11,17 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/keyringd/keyringd/internal/secret"
 )
-
-// clockTick is the coarsest clock of a local filesystem with room to spare: a
-// file that changed this shortly before it was read may change again and look
-// the same, and so is read again at the next scan.
-const clockTick = 50 * time.Millisecond
 
 // readBatch is how many directory entries are fetched at a time, so that a
 // directory of millions costs no more memory than the cap on files allows.
@@ -270,7 +264,7 @@ func (s *scanner) load(r *round, old *known, dirfd int, path, name string) (k *k
 			defer clear(p[:n])
 			f.Path = path
 			k = &known{file: f, digest: s.digest(p[:n])}
-			k.fuzzy = time.Since(time.Unix(0, f.ID.Ctime)) < clockTick
+			k.fuzzy = f.Fuzzy()
 			if old != nil && old.digest == k.digest && old.file.Mode == f.Mode && old.file.UID == f.UID {
 				k.skip, k.late = old.skip, old.late
 				r.changed = r.changed || old.file != f
