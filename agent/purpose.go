@@ -165,9 +165,13 @@ func (s *session) through() string {
 
 // fingerprint names a host key as ssh shows it; of a certificate, the key in it.
 func fingerprint(blob []byte) string {
-	if k, err := ssh.ParsePublicKey(blob); err == nil {
-		if c, ok := k.(*ssh.Certificate); ok {
-			return ssh.FingerprintSHA256(c.Key)
+	// Only a certificate needs parsing, which costs more than the rest of this.
+	d := decoder{rest: blob}
+	if bytes.HasSuffix(d.string(), []byte(certSuffix)) {
+		if k, err := ssh.ParsePublicKey(blob); err == nil {
+			if c, ok := k.(*ssh.Certificate); ok {
+				return ssh.FingerprintSHA256(c.Key)
+			}
 		}
 	}
 	// Of a type that we cannot read too, it is the hash of the blob.
