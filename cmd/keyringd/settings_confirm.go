@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/keyringd/keyringd/keyring"
@@ -49,17 +50,15 @@ func (r confirmRule) matches(info keyring.KeyInfo) bool {
 	if r.id != "" {
 		return strings.HasPrefix(info.ID.String(), r.id)
 	}
-	// "*" is every key, also one whose label has a slash in it.
-	if r.pattern == "*" {
-		return true
-	}
-	if ok, _ := path.Match(r.pattern, info.Label); ok {
-		return true
-	}
-	for _, p := range info.Paths {
-		if ok, _ := path.Match(r.pattern, p); ok {
-			return true
-		}
-	}
-	return false
+	return matchAll(r.pattern, info.Label) ||
+		slices.ContainsFunc(info.Paths, func(p string) bool { return matchAll(r.pattern, p) })
+}
+
+// matchAll is path.Match, but that * and ? take a slash, too, as in ssh_config(5):
+// labels have slashes as addresses do, and who names a folder means all that is
+// in it.
+func matchAll(pattern, text string) bool {
+	const noSlash = "\x00" // in no path, and in no label that is shown
+	ok, _ := path.Match(strings.ReplaceAll(pattern, "/", noSlash), strings.ReplaceAll(text, "/", noSlash))
+	return ok
 }

@@ -283,8 +283,9 @@ func TestConfirmRules(t *testing.T) {
 	}
 	info := keyring.KeyInfo{ID: id, Label: "mia@work/laptop", Paths: []string{"/home/mia/.ssh/id_work"}}
 	for text, want := range map[string]bool{
-		"*": true, "mia@*/laptop": true, "mia@work": false, "mia*": false,
-		"/home/mia/.ssh/id_*": true, "/home/mia/*": false, "id_work": false,
+		"*": true, "mia@*/laptop": true, "mia@work": false, "mia*": true, "mia@work?laptop": true, "*top": true,
+		"mia@[a-z]ork/*": true, "mia@work[/]laptop": true, "mia@work[^/]laptop": false, `mia@work\/laptop`: true, "*/work": false,
+		"/home/mia/.ssh/id_*": true, "/home/mia/*": true, "/home/*/id_work": true, "/home/mia/?": false, "id_work": false,
 		"id:" + id.String(): true, "id:" + id.String()[:9]: true, "id:" + strings.ToUpper(id.String()[:8]): true, "id:00000000": false,
 	} {
 		rule, err := parseConfirmRule(text)
