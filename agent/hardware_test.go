@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,8 @@ type hardware struct {
 	cards    map[string][]keyring.Key
 	tokens   map[string]crypto.Signer // by handle
 	garbage  bool
+	loading  chan struct{} // where set, AddCard says that it has begun, and
+	goOn     chan struct{} // waits for this
 }
 
 func (h *hardware) note(pin secret.Bytes) string {
@@ -40,6 +43,10 @@ func (h *hardware) note(pin secret.Bytes) string {
 }
 
 func (h *hardware) AddCard(_ context.Context, library string, pin secret.Bytes) ([]keyring.Key, error) {
+	if h.loading != nil {
+		h.loading <- struct{}{}
+		<-h.goOn
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	keys, ok := h.cards[library]
@@ -243,5 +250,57 @@ func TestSmartCards(t *testing.T) {
 	}
 	if _, err := h.AddCard(t.Context(), other, secret.Bytes{}); !errors.Is(err, keyring.ErrNotFound) {
 		t.Error(err)
+	}
+}
+
+// Of those who load a library at the same time, each waits for the one before:
+// what the first was given must not take the place of what the second was.
+func TestSmartCardIsLoadedInTurn(t *testing.T) {
+	a, h := startWithHardware(t)
+	dir := must(filepath.EvalSymlinks(t.TempDir()))
+	library, other := filepath.Join(dir, "card.so"), filepath.Join(dir, "other.so")
+	h.loading, h.goOn = make(chan struct{}), make(chan struct{})
+	for i, path := range []string{library, other} {
+		writeFile(t, path, "", 0o600)
+		h.cards[path] = []keyring.Key{keyringtest.NewFakeKey(testKeys()[i].signer, keyring.KindAdded, path)}
+	}
+	a.AllowProviders = dir + "/*"
+	send := func(kind byte, path string) net.Conn {
+		c := a.dial(t)
+		if _, err := c.Write(frame([]byte{kind}, str(path), str("1234"))); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	waiting := func(n int) func() bool {
+		return func() bool {
+			a.cards.mu.Lock()
+			defer a.cards.mu.Unlock()
+			return a.cards.lines[library] != nil && a.cards.lines[library].in == n
+		}
+	}
+	outcome := func(c net.Conn) string { return outcomeOf(must(readReply(c))) }
+	first := send(msgAddCard, library)
+	<-h.loading
+	gone := send(msgAddCard, library)
+	await(t, "the second asker", waiting(2))
+	gone.Close()
+	await(t, "it to hang up", waiting(1))
+	second := send(msgRemoveCard, library)
+	await(t, "the next asker", waiting(2))
+	third := send(msgAddCard, other) // has nothing to do with them
+	<-h.loading
+	h.goOn <- struct{}{}
+	h.goOn <- struct{}{}
+	for who, c := range map[string]net.Conn{"first": first, "second": second, "third": third} {
+		if got := outcome(c); got != "yes" {
+			t.Errorf("%s: %s", who, got)
+		}
+	}
+	wantComments(t, a.dial(t), "removed after it was added", other)
+	a.cards.mu.Lock()
+	defer a.cards.mu.Unlock()
+	if n := len(a.cards.lines); n != 0 {
+		t.Errorf("%d libraries are waited for", n)
 	}
 }

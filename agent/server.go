@@ -55,6 +55,7 @@ type Server struct {
 	changes journal // of what was added, removed, locked; no failure crowds these out
 	added   *addedSet
 	lock    *lock
+	cards   turns
 	absent  absence // of the other agent
 	pid     int     // our own, which is not to be the other agent's
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/keyringd/keyringd/internal/caller"
@@ -76,13 +77,18 @@ func (s *session) loadCard(library string, pin secret.Bytes, c constraints) erro
 	if err != nil {
 		return err
 	}
-	stop := s.watch()
-	keys, err := s.server.Providers.AddCard(s.ctx, path, pin)
-	stop()
-	if err != nil {
-		return err
-	}
-	return s.server.added.putCard(path, keys, c)
+	return s.watched(func() error {
+		done, err := s.server.cards.wait(s.ctx, path)
+		if err != nil {
+			return err
+		}
+		defer done()
+		keys, err := s.server.Providers.AddCard(s.ctx, path, pin)
+		if err != nil {
+			return err
+		}
+		return s.server.added.putCard(path, keys, c)
+	})
 }
 
 // removeCard answers REMOVE_SMARTCARD_KEY. The PIN that comes with it is of no
@@ -99,16 +105,64 @@ func (s *session) removeCard(body []byte) []byte {
 	}
 	path, err := s.allowed(library)
 	if err == nil {
-		s.server.added.removeCard(path)
-		stop := s.watch()
-		err = s.server.Providers.RemoveCard(s.ctx, path)
-		stop()
+		err = s.watched(func() error {
+			done, err := s.server.cards.wait(s.ctx, path)
+			if err != nil {
+				return err
+			}
+			defer done()
+			s.server.added.removeCard(path)
+			return s.server.Providers.RemoveCard(s.ctx, path)
+		})
 	}
 	if err != nil {
 		return s.fail(fmt.Errorf("remove card: %w", err))
 	}
 	s.changed("smart card removed", path)
 	return successReply
+}
+
+// turns lets one at a time load or unload a library: keys that are put in the
+// place of later ones belong to a process that has ended. The zero value is ready.
+type turns struct {
+	mu    sync.Mutex
+	lines map[string]*line // by library
+}
+
+// A line is who waits for a turn, and whoever has it.
+type line struct {
+	in   int
+	turn chan struct{} // holds one token while it is nobody's turn
+}
+
+// wait returns once nobody else has the turn; done gives it back.
+func (t *turns) wait(ctx context.Context, library string) (done func(), err error) {
+	t.mu.Lock()
+	l := t.lines[library]
+	if l == nil {
+		if t.lines == nil {
+			t.lines = map[string]*line{}
+		}
+		l = &line{turn: make(chan struct{}, 1)}
+		l.turn <- struct{}{}
+		t.lines[library] = l
+	}
+	l.in++
+	t.mu.Unlock()
+	leave := func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if l.in--; l.in == 0 {
+			delete(t.lines, library)
+		}
+	}
+	select {
+	case <-l.turn:
+		return func() { l.turn <- struct{}{}; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
 }
 
 // A cardKey is a smart card's key with what was asked for when it was added.
