@@ -248,6 +248,10 @@ func TestFlood(t *testing.T) {
 			if got, err := secrets.Secret(item); err != nil || string(got) != "swordfish" {
 				t.Errorf("a secret after all that: %q, %v", got, err)
 			}
+			await(t, 60*time.Second, "a PKCS #11 client after all that", func() bool {
+				out, err := tokenTool(t, c.Session, "-O")
+				return err == nil && strings.Contains(out, "Private Key Object")
+			})
 			var now footprint
 			await(t, 60*time.Second, "the daemon to be as it was", func() bool {
 				now = footprintOf(t, c.PID())

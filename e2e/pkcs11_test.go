@@ -19,13 +19,23 @@ import (
 // p11kitClient is p11-kit's own module for its RPC protocol, where Debian has it.
 const p11kitClient = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so"
 
-// TestPKCS11 lists a TPM key and signs with it through a foreign client of the
-// protocol, for as many TPM commands as there are signatures.
-func TestPKCS11(t *testing.T) {
+// tokenTool runs pkcs11-tool, a foreign client of the protocol, on a session's
+// keys.
+func tokenTool(t *testing.T, s *daemontest.Session, args ...string) (string, error) {
+	t.Helper()
 	tpmtest.Require(t, "pkcs11-tool")
 	if _, err := os.Stat(p11kitClient); err != nil {
 		tpmtest.Require(t, p11kitClient)
 	}
+	cmd := exec.CommandContext(t.Context(), "pkcs11-tool", append([]string{"--module", p11kitClient}, args...)...)
+	cmd.Env = append(os.Environ(), "P11_KIT_SERVER_ADDRESS=unix:path="+filepath.Join(filepath.Dir(s.Socket), "pkcs11"))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// TestPKCS11 lists a TPM key and signs with it through a foreign client of the
+// protocol, for as many TPM commands as there are signatures.
+func TestPKCS11(t *testing.T) {
 	tpm := tpmtest.Start(t)
 	s := daemontest.New(t)
 	s.Key("laptop", tpm.OpenSSLKey(t, "EC:P-256", "token-pin", 0))
@@ -34,13 +44,11 @@ func TestPKCS11(t *testing.T) {
 	s.Start(relay.Address().String())
 	tool := func(args ...string) string {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "pkcs11-tool", append([]string{"--module", p11kitClient}, args...)...)
-		cmd.Env = append(os.Environ(), "P11_KIT_SERVER_ADDRESS=unix:path="+filepath.Join(filepath.Dir(s.Socket), "pkcs11"))
-		out, err := cmd.CombinedOutput()
+		out, err := tokenTool(t, s, args...)
 		if err != nil {
 			t.Fatalf("pkcs11-tool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
-		return string(out)
+		return out
 	}
 	if out := tool("-O"); !strings.Contains(out, "Private Key Object; EC") || !strings.Contains(out, "laptop") || relay.Total() != 0 {
 		t.Errorf("listing took %d TPM commands:\n%s", relay.Total(), out)
