@@ -3,6 +3,7 @@ module github.com/keyringd/keyringd
 go 1.26.0
 
 require (
+	filippo.io/bigmod v0.1.0
 	fyne.io/fyne/v2 v2.8.1
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/fsnotify/fsnotify v1.10.1

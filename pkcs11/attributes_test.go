@@ -224,9 +224,9 @@ func TestEveryMechanism(t *testing.T) {
 	}{
 		"ECDSA with an RSA key":      {"rsa", ecdsaMechanism, sum[:], p11rpc.KeyTypeInconsistent},
 		"a digest is no signature":   {"rsa", p11rpc.Mechanism{Type: p11rpc.MechSHA256}, sum[:], p11rpc.MechanismInvalid},
-		"raw RSA":                    {"rsa", p11rpc.Mechanism{Type: p11rpc.MechRSAX509}, sum[:], p11rpc.MechanismInvalid},
+		"raw RSA":                    {"rsa", p11rpc.Mechanism{Type: p11rpc.MechRSAX509}, sum[:], p11rpc.OK},
+		"raw RSA with an EC key":     {"p256", p11rpc.Mechanism{Type: p11rpc.MechRSAX509}, sum[:], p11rpc.KeyTypeInconsistent},
 		"PSS without parameters":     {"rsa", p11rpc.Mechanism{Type: p11rpc.MechRSAPKCSPSS}, sum[:], p11rpc.MechanismParamInvalid},
-		"PSS without salt":           {"rsa", pss(p11rpc.MechSHA256, p11rpc.MGF1SHA256, 0), sum[:], p11rpc.MechanismParamInvalid},
 		"PSS with too much salt":     {"rsa", pss(p11rpc.MechSHA256, p11rpc.MGF1SHA256, 223), sum[:], p11rpc.MechanismParamInvalid},
 		"PSS with all salt there is": {"rsa", pss(p11rpc.MechSHA256, p11rpc.MGF1SHA256, 222), sum[:], p11rpc.OK},
 		"PSS with endless salt":      {"rsa", pss(p11rpc.MechSHA256, p11rpc.MGF1SHA256, 1<<63), sum[:], p11rpc.MechanismParamInvalid},

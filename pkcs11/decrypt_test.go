@@ -131,7 +131,7 @@ func TestDecryptRefuses(t *testing.T) {
 		"an EC key":              {oaepMechanism, ec, good, p11rpc.KeyFunctionNotPermitted},
 		"no key":                 {oaepMechanism, 99, good, p11rpc.KeyHandleInvalid},
 		"a signing mechanism":    {p11rpc.Mechanism{Type: p11rpc.MechSHA256RSAPKCS}, key, good, p11rpc.MechanismInvalid},
-		"raw, in software":       {p11rpc.Mechanism{Type: p11rpc.MechRSAX509}, key, good, p11rpc.MechanismInvalid},
+		"raw, above the modulus": {p11rpc.Mechanism{Type: p11rpc.MechRSAX509}, key, bytes.Repeat([]byte{0xff}, 256), p11rpc.EncryptedDataInvalid},
 		"OAEP without a word":    {p11rpc.Mechanism{Type: p11rpc.MechRSAPKCSOAEP}, key, good, p11rpc.MechanismParamInvalid},
 		"OAEP with another hash": {p11rpc.Mechanism{Type: p11rpc.MechRSAPKCSOAEP, OAEP: &p11rpc.OAEPParams{Hash: 7, MGF: 1}}, key, good, p11rpc.MechanismParamInvalid},
 		"OAEP with a stray label": {p11rpc.Mechanism{Type: p11rpc.MechRSAPKCSOAEP, OAEP: &p11rpc.OAEPParams{

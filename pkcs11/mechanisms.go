@@ -89,8 +89,6 @@ func (q *request) has(id uint64, m mechanism) bool {
 	switch m.scheme {
 	case schemeEdDSA:
 		return !t.hardware
-	case schemeRSA:
-		return t.hardware
 	case schemeMakeRSA, schemeMakeEC:
 		return t.hardware && q.server.maker != nil
 	}
@@ -127,8 +125,7 @@ func (m mechanism) fits(k *publicKey) bool {
 	case schemePKCS1, schemePSS, schemeOAEP:
 		return k.typ == p11rpc.KeyTypeRSA
 	case schemeRSA:
-		// Of keys in software only the paddings can be had; see package sshkeys.
-		return k.typ == p11rpc.KeyTypeRSA && k.tpm && k.may(flagDecrypt)
+		return k.typ == p11rpc.KeyTypeRSA && k.may(flagDecrypt)
 	case schemeEdDSA:
 		return k.typ == p11rpc.KeyTypeECEdwards
 	}

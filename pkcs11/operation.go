@@ -70,8 +70,8 @@ func (q *request) begin(s *session, k kind, given p11rpc.Mechanism, handle uint6
 	if err != nil {
 		return nil, err
 	}
-	if k == signing && unsalted(opts) && !(o.key.tpm && o.key.may(flagDecrypt)) {
-		// Other keys choose the salt's length themselves where it is to be none.
+	if k == signing && unsalted(opts) && !o.key.may(flagDecrypt) {
+		// The padding has to be made outside of the key, which has to sign it as it is.
 		return nil, fmt.Errorf("PSS without salt: %w", p11rpc.MechanismParamInvalid)
 	}
 	op := &operation{mechanism: m, object: o, opts: opts}

@@ -7,7 +7,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
@@ -291,60 +290,7 @@ func TestBareRSA(t *testing.T) {
 	if err := s.folders.Rescan(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c, session := s.open(t, tpmSlot)
-	private := c.find(session, class(p11rpc.ClassPrivateKey))[0]
-	public := c.find(session, class(p11rpc.ClassPublicKey))[0]
-	pub := publicOf(t, c, session, public).(*rsa.PublicKey)
-	verify := func(m p11rpc.Mechanism, data, sig []byte) p11rpc.RV {
-		c.must(p11rpc.VerifyInit, func(e *p11rpc.Encoder) { e.Ulong(session); e.Mechanism(m); e.Ulong(public) })
-		rv, _ := c.call(p11rpc.Verify, func(e *p11rpc.Encoder) { e.Ulong(session); e.Data(data); e.Data(sig) })
-		return rv
-	}
-	digest := sha256.Sum256([]byte("message"))
-	raw := p11rpc.Mechanism{Type: p11rpc.MechRSAX509}
-	block := append([]byte{1}, bytes.Repeat([]byte{0x5a}, 254)...)
-	sig, rv := c.sign(session, raw, private, block)
-	if rv != p11rpc.OK || !bytes.Equal(bare(pub, sig), append([]byte{0}, block...)) {
-		t.Errorf("raw: %v", rv)
-	}
-	if rv := verify(raw, block, sig); rv != p11rpc.OK {
-		t.Errorf("raw, verify: %v", rv)
-	}
-	c.decryptInit(session, raw, private)
-	if b := c.must(p11rpc.Decrypt, signArgs(session, bare(pub, block), 256)).Bytes(); !bytes.Equal(b.Data, append([]byte{0}, block...)) {
-		t.Errorf("raw, decrypt: %x", b.Data)
-	}
-	if _, rv := c.sign(session, raw, private, bytes.Repeat([]byte{0xff}, 256)); rv != p11rpc.DataInvalid {
-		t.Errorf("more than the modulus: %v", rv)
-	}
-	for salt, other := range map[uint64]uint64{0: 32, 32: 0} {
-		pss := func(salt uint64) p11rpc.Mechanism {
-			return p11rpc.Mechanism{Type: p11rpc.MechRSAPKCSPSS, PSS: &p11rpc.PSSParams{Hash: p11rpc.MechSHA256, MGF: p11rpc.MGF1SHA256, Salt: salt}}
-		}
-		sig, rv := c.sign(session, pss(salt), private, digest[:])
-		if rv != p11rpc.OK {
-			t.Errorf("PSS with %d bytes of salt: %v", salt, rv)
-			continue
-		}
-		if err := rsa.VerifyPSS(pub, crypto.SHA256, digest[:], sig, nil); err != nil {
-			t.Errorf("PSS with %d bytes of salt: %v", salt, err)
-		}
-		if rv := verify(pss(salt), digest[:], sig); rv != p11rpc.OK {
-			t.Errorf("verify with %d bytes of salt: %v", salt, rv)
-		}
-		if rv := verify(pss(other), digest[:], sig); rv != p11rpc.SignatureInvalid {
-			t.Errorf("%d bytes of salt pass for %d: %v", salt, other, rv)
-		}
-	}
-	for _, m := range []p11rpc.Mechanism{
-		{Type: p11rpc.MechSHA224RSAPKCS},
-		{Type: p11rpc.MechSHA224RSAPKCSPSS, PSS: &p11rpc.PSSParams{Hash: p11rpc.MechSHA224, MGF: p11rpc.MGF1SHA224, Salt: 28}},
-	} {
-		sig, rv := c.sign(session, m, private, []byte("message"))
-		if rv != p11rpc.OK || verify(m, []byte("message"), sig) != p11rpc.OK {
-			t.Errorf("%#x: %v", uint32(m.Type), rv)
-		}
-	}
+	bareRSA(t, s.serverTest, tpmSlot)
 }
 
 // TestRandomIsTheTPMs asks the TPM for random numbers, and the kernel when it

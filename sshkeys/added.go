@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdh"
-	"crypto/rand"
 	"fmt"
 	"sync"
 
@@ -134,9 +133,7 @@ func (k *addedKey) Sign(ctx context.Context, _ secret.Bytes, digest []byte, opts
 		return nil, err
 	}
 	err = k.open(func(s crypto.Signer) (err error) {
-		if sig, err = s.Sign(rand.Reader, digest, opts); err != nil {
-			err = fmt.Errorf("%w: %w", keyring.ErrUnsupported, err)
-		}
+		sig, err = signWith(s, digest, opts)
 		return err
 	})
 	if err != nil {

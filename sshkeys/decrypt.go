@@ -23,9 +23,7 @@ func usagesOf(pub crypto.PublicKey) keyring.Usages {
 	return keyring.UsageSign
 }
 
-// Decrypt reads the private key and decrypts; see keyring.Decrypter. What is
-// under the padding, keyring.RawRSA, is ErrUnsupported: crypto/rsa does not give
-// it away, and arithmetic of our own would give the key away by its timing.
+// Decrypt reads the private key and decrypts; see keyring.Decrypter.
 func (k *Key) Decrypt(ctx context.Context, auth secret.Bytes, ciphertext []byte, opts crypto.DecrypterOpts) (secret.Bytes, error) {
 	if err := ctx.Err(); err != nil {
 		return secret.Bytes{}, err
@@ -61,7 +59,7 @@ func decryptable(pub crypto.PublicKey, opts crypto.DecrypterOpts) error {
 		return fmt.Errorf("%w: the key does not decrypt", keyring.ErrUnsupported)
 	}
 	switch o := opts.(type) {
-	case nil:
+	case nil, keyring.RawRSA:
 		return nil
 	case *rsa.OAEPOptions:
 		if o.Hash.Available() && (o.MGFHash == 0 || o.MGFHash.Available()) {
@@ -73,6 +71,9 @@ func decryptable(pub crypto.PublicKey, opts crypto.DecrypterOpts) error {
 
 // decrypt decrypts with a key in memory, as decryptable allows it.
 func decrypt(s crypto.Signer, ciphertext []byte, opts crypto.DecrypterOpts) (secret.Bytes, error) {
+	if k, ok := s.(*rsa.PrivateKey); ok && opts == (keyring.RawRSA{}) {
+		return rawRSA(k, ciphertext)
+	}
 	d, ok := s.(crypto.Decrypter)
 	if !ok {
 		return secret.Bytes{}, fmt.Errorf("%w: the key does not decrypt", keyring.ErrUnsupported)

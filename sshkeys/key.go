@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"sync"
@@ -74,7 +75,19 @@ func (k *Key) Sign(ctx context.Context, auth secret.Bytes, digest []byte, opts c
 		return nil, err
 	}
 	defer wipe(s)
-	sig, err := s.Sign(rand.Reader, digest, opts)
+	return signWith(s, digest, opts)
+}
+
+// signWith signs with a key in memory, as capable allows it.
+func signWith(s crypto.Signer, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	var sig []byte
+	var err error
+	k, isRSA := s.(*rsa.PrivateKey)
+	if pss, ok := opts.(*rsa.PSSOptions); ok && isRSA && pss.SaltLength == keyring.PSSNoSalt {
+		sig, err = signUnsalted(k, digest, pss)
+	} else {
+		sig, err = s.Sign(rand.Reader, digest, opts)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", keyring.ErrUnsupported, err)
 	}

@@ -2,9 +2,7 @@ package tpm
 
 import (
 	"crypto"
-	"crypto/rand"
 	"crypto/rsa"
-	"errors"
 	"fmt"
 	"math/big"
 
@@ -16,6 +14,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keyringd/keyringd/internal/emsa"
 )
 
 // A shape is what a key's public area lets it do.
@@ -344,58 +344,20 @@ func digestInfo(hash crypto.Hash, n int) ([]byte, error) {
 // core's, too.
 const noSalt = -2
 
-// padPSS makes EMSA-PSS. RFC 8017 §9.1.1.
+// padPSS makes EMSA-PSS with a salt of the length that crypto/rsa's options ask
+// for, or noSalt.
 func padPSS(pub *rsa.PublicKey, hash crypto.Hash, digest []byte, saltLength int) ([]byte, error) {
-	bits := pub.N.BitLen() - 1
-	size := (bits + 7) / 8
-	hLen := hash.Size()
 	switch saltLength {
 	case rsa.PSSSaltLengthAuto:
-		saltLength = size - 2 - hLen
+		saltLength = (pub.N.BitLen()+6)/8 - 2 - hash.Size()
 	case rsa.PSSSaltLengthEqualsHash:
-		saltLength = hLen
+		saltLength = hash.Size()
 	case noSalt:
 		saltLength = 0
 	}
-	if saltLength < 0 || size < hLen+saltLength+2 {
-		return nil, fmt.Errorf("%w: a PSS salt of %d bytes", ErrUnsupported, saltLength)
+	em, err := emsa.PSS(pub, hash, digest, saltLength)
+	if err != nil {
+		return nil, fmt.Errorf("%w: a PSS salt of %d bytes: %w", ErrUnsupported, saltLength, err)
 	}
-	salt := make([]byte, saltLength)
-	if _, err := rand.Read(salt); err != nil {
-		return nil, errors.New("no random bytes")
-	}
-	h := hash.New()
-	h.Write(make([]byte, 8))
-	h.Write(digest)
-	h.Write(salt)
-	sum := h.Sum(nil)
-
-	em := make([]byte, size)
-	db := em[:size-hLen-1]
-	db[len(db)-saltLength-1] = 1
-	copy(db[len(db)-saltLength:], salt)
-	mgf1(hash, sum, db)
-	db[0] &= 0xff >> (8*size - bits)
-	copy(em[len(db):], sum)
-	em[size-1] = 0xbc
-	// RSA_Decrypt takes as many bytes as the modulus has.
-	return append(make([]byte, pub.Size()-size), em...), nil
-}
-
-// mgf1 masks out with what grows from seed. RFC 8017 §B.2.1.
-func mgf1(hash crypto.Hash, seed, out []byte) {
-	for i := uint32(0); len(out) > 0; i++ {
-		h := hash.New()
-		h.Write(seed)
-		h.Write([]byte{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)})
-		n := 0
-		for _, b := range h.Sum(nil) {
-			if n == len(out) {
-				break
-			}
-			out[n] ^= b
-			n++
-		}
-		out = out[n:]
-	}
+	return em, nil
 }

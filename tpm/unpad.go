@@ -5,6 +5,8 @@ import (
 	"crypto/rsa"
 	"crypto/subtle"
 	"fmt"
+
+	"github.com/keyringd/keyringd/internal/emsa"
 )
 
 // unpadding returns what takes the padding off that opts names, if the key can
@@ -85,8 +87,8 @@ func unpadOAEP(em []byte, hash, mgf crypto.Hash, label []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s is too long for a key of %d bits", ErrUnsupported, hash, 8*len(em))
 	}
 	seed, db := em[1:1+n], em[1+n:]
-	mgf1(mgf, db, seed)
-	mgf1(mgf, seed, db)
+	emsa.MGF1(mgf, db, seed)
+	emsa.MGF1(mgf, seed, db)
 	h := hash.New()
 	h.Write(label)
 	good := subtle.ConstantTimeByteEq(em[0], 0) & subtle.ConstantTimeCompare(db[:n], h.Sum(nil))

@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"math/big"
 	"testing"
 
 	"github.com/keyringd/keyringd/internal/secret"
@@ -30,15 +31,23 @@ func usages(pub crypto.PublicKey) keyring.Usages {
 // Decrypt checks auth and decrypts.
 func (k *FakeKey) Decrypt(ctx context.Context, auth secret.Bytes, ciphertext []byte, opts crypto.DecrypterOpts) (secret.Bytes, error) {
 	d, ok := k.signer.(crypto.Decrypter)
+	private, isRSA := k.signer.(*rsa.PrivateKey)
 	_, raw := opts.(keyring.RawRSA)
 	err := k.admit(ctx, auth, func() error {
-		if !ok || raw || !k.KeyInfo.Usages.Has(keyring.UsageDecrypt) {
+		if !ok || raw && !isRSA || !k.KeyInfo.Usages.Has(keyring.UsageDecrypt) {
 			return fmt.Errorf("%s: %w", k.KeyInfo.Label, keyring.ErrUnsupported)
 		}
 		return nil
 	})
 	if err != nil {
 		return secret.Bytes{}, err
+	}
+	if raw {
+		c := new(big.Int).SetBytes(ciphertext)
+		if c.Cmp(private.N) >= 0 {
+			return secret.Bytes{}, &keyring.CiphertextError{}
+		}
+		return secret.From(c.Exp(c, private.D, private.N).FillBytes(make([]byte, private.Size()))), nil
 	}
 	plain, err := d.Decrypt(nil, ciphertext, opts)
 	if err != nil {
