@@ -193,6 +193,9 @@ func TestMemoryWithManyKeys(t *testing.T) {
 	a := startAlone(t)
 	c := dial(t, a.socket)
 	for i := range 1000 {
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil { // for each, not for all
+			t.Fatal(err)
+		}
 		ours.want(t, c, "add", "yes", manyKey(i).addFrame(fmt.Sprint("key ", i)))
 	}
 	if n := len(comments(t, c)); n != 1000 {
