@@ -46,6 +46,9 @@ type screen struct {
 	heard   sync.Once     // closes asked
 	style   string        // light or dark, as the desktop said at the start; "": the user's environment does
 
+	unhurry func() // ends what hurry has begun
+	settled bool   // used on Fyne's goroutine
+
 	set  atomic.Pointer[ask.Settings]
 	app  fyne.App
 	win  fyne.Window
@@ -53,7 +56,7 @@ type screen struct {
 }
 
 func newScreen() *screen {
-	s := &screen{begin: make(chan struct{}), ready: make(chan struct{}), ended: make(chan struct{}), asked: make(chan struct{})}
+	s := &screen{begin: make(chan struct{}), ready: make(chan struct{}), ended: make(chan struct{}), asked: make(chan struct{}), unhurry: hurry()}
 	s.set.Store(&ask.Settings{})
 	return s
 }
@@ -68,7 +71,7 @@ func (s *screen) run() {
 	<-s.begin
 	s.app = app.NewWithID("io.github.keyringd.ui")
 	s.app.Settings().SetTheme(promptui.NewTheme())
-	s.app.SetIcon(promptui.Icon())
+	together()
 	s.win = s.app.NewWindow("keyringd")
 	s.win.SetPadded(false)
 	s.win.SetFixedSize(true)
@@ -111,6 +114,7 @@ func (s *screen) prepare() error {
 	if set.LCMessages != "" && os.Getenv("LC_ALL") == "" {
 		os.Setenv("LC_MESSAGES", set.LCMessages)
 	}
+	keepCompose()
 	if err := promptui.Translate(); err != nil {
 		return err
 	}
@@ -213,7 +217,18 @@ func (s *screen) open(q ask.Question, o promptui.Options) error {
 	s.win.CenterOnScreen()
 	s.win.RequestFocus()
 	v.Start(s.win.Canvas())
+	s.settle()
 	return nil
+}
+
+// settle does, once, what could wait until there is a window.
+func (s *screen) settle() {
+	if s.settled {
+		return
+	}
+	s.settled = true
+	s.unhurry()
+	s.win.SetIcon(promptui.Icon())
 }
 
 // close takes the window away, on Fyne's goroutine.

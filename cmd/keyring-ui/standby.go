@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"runtime/debug"
 	"time"
 
 	"fyne.io/fyne/v2"
@@ -77,6 +78,8 @@ func (s *screen) rehearse() {
 		}
 	})
 	s.win.SetContent(empty())
+	s.settle()
+	debug.FreeOSMemory()
 }
 
 // A hook is nothing to see. It calls fn when somebody asks how large it is.

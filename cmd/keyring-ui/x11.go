@@ -1,27 +1,41 @@
 package main
 
 /*
-#cgo pkg-config: x11
+#cgo pkg-config: x11 gl
 #include <stdlib.h>
 #include <string.h>
 #include <X11/Xlib.h>
 #include <X11/XKBlib.h>
 #include <X11/Xutil.h>
+#include <GL/glx.h>
 
 // noError keeps Xlib from ending the process: a window of somebody else's may
 // be gone by now.
 static int noError(Display *d, XErrorEvent *e) { return 0; }
 
-// probe returns 0 for a display that can show an OpenGL window, 1 where there
-// is no display, 2 where it has no GLX.
-static int probe(void) {
+// probe returns 0 for a display that can show an OpenGL window, and a
+// connection to it; 1 where there is no display, 2 where it has no GLX.
+static int probe(void **display) {
 	int major, event, error;
+	XInitThreads();
 	Display *d = XOpenDisplay(NULL);
 	if (d == NULL)
 		return 1;
-	int has = XQueryExtension(d, "GLX", &major, &event, &error);
-	XCloseDisplay(d);
-	return has ? 0 : 2;
+	if (!XQueryExtension(d, "GLX", &major, &event, &error)) {
+		XCloseDisplay(d);
+		return 2;
+	}
+	*display = d;
+	return 0;
+}
+
+// warm has the OpenGL driver loaded, which stays for as long as the connection.
+static void warm(void *display) {
+	Display *d = (Display *)display;
+	int n = 0;
+	GLXFBConfig *all = glXGetFBConfigs(d, DefaultScreen(d), &n);
+	if (all != NULL)
+		XFree(all);
 }
 
 static int height(void *d) { return DisplayHeight((Display *)d, DefaultScreen((Display *)d)); }
@@ -93,7 +107,10 @@ import (
 )
 
 // displayFault says why no window can be opened, nil if one can. It asks the
-// display itself: the toolkit, without one, ends without a word.
+// display itself: the toolkit, without one, ends without a word. Where X11 is
+// what the toolkit will use, the OpenGL driver is being loaded when it returns,
+// on a thread and a connection of its own: on many machines that takes longer
+// than all that must happen before the driver is needed.
 func displayFault() error {
 	wayland := os.Getenv("WAYLAND_DISPLAY") != ""
 	if os.Getenv("DISPLAY") == "" {
@@ -102,18 +119,20 @@ func displayFault() error {
 		}
 		return errors.New("no display")
 	}
-	switch C.probe() {
-	case 1:
-		if wayland {
-			return nil
+	var d unsafe.Pointer
+	fault := C.probe(&d)
+	switch {
+	case wayland:
+		if d != nil {
+			C.XCloseDisplay((*C.Display)(d))
 		}
+		return nil
+	case fault == 1:
 		return errors.New("no connection to the display")
-	case 2:
-		if wayland {
-			return nil
-		}
+	case fault == 2:
 		return errors.New("no OpenGL on this display (GLX is missing)")
 	}
+	go C.warm(d)
 	return nil
 }
 

@@ -28,6 +28,10 @@ var (
 	faceButton       = face{size: theme.SizeNameText, color: theme.ColorNameForeground, style: fyne.TextStyle{Bold: true}}
 )
 
+// Styles are those of the faces that every question has. Fyne reads the fonts of
+// a style when it is first used.
+func Styles() []fyne.TextStyle { return []fyne.TextStyle{faceText.style, faceHeading.style} }
+
 func (f face) points() float32 { return fyne.CurrentApp().Settings().Theme().Size(f.size) }
 
 func (f face) width(s string) float32 { return fyne.MeasureText(s, f.points(), f.style).Width }
