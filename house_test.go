@@ -17,12 +17,13 @@ import (
 // "file name", where name is the function or the variable; with the reason. An
 // excuse that nothing needs any more is a fault.
 var excused = map[string]string{
-	"internal/caller/proc.go lookers": "the goroutines that it limits are the whole process's",
-	"internal/secret/arena.go arena":  "the limit on locked memory that it lives under is the process's",
-	"keyring/journal.go log":          "a log line belongs to no request that could end",
-	"prompt/queue.go showLocked":      "a notice outlives the request that it tells of; Close ends it",
-	"tpm/rooms.go forgetKey":          "it tidies up after a key whose asker is gone; Close waits for it",
-	"tpm/swtpm/swtpm.go orderly":      "it runs when the caller's context has ended; a time limit ends it",
+	"internal/caller/proc.go lookers":  "the goroutines that it limits are the whole process's",
+	"internal/secret/arena.go arena":   "the limit on locked memory that it lives under is the process's",
+	"keyring/journal.go log":           "a log line belongs to no request that could end",
+	"prompt/pinentry/expect.go expect": "it outlives the look at the keys that it follows; Close ends it",
+	"prompt/queue.go showLocked":       "a notice outlives the request that it tells of; Close ends it",
+	"tpm/rooms.go forgetKey":           "it tidies up after a key whose asker is gone; Close waits for it",
+	"tpm/swtpm/swtpm.go orderly":       "it runs when the caller's context has ended; a time limit ends it",
 }
 
 // quiet are the functions whose result is a value that nobody can change.

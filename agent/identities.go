@@ -278,6 +278,7 @@ func (s *Server) gather(v version) *identitySet {
 // list answers REQUEST_IDENTITIES. What follows it is ignored, as OpenSSH does.
 func (s *session) list() []byte {
 	set := s.server.identities(s.ctx)
+	s.server.Keys.Expect()
 	reply := set.list
 	if set.constrained && s.bound.attempted {
 		reply, _ = set.listing(func(id *identity) bool { return s.bound.permitted(id.destinations, nil) })

@@ -23,7 +23,8 @@ import (
 type opener struct {
 	name, process string
 	prompter      prompt.Prompter
-	waits         bool // one is started before there is a question
+	waits         bool                   // one is started before there is a question
+	expects       func() prompt.Prompter // a new one for each question, which is expected; nil: prompter
 
 	mapped, painted, used []time.Duration
 	resident              float64 // with the question on the screen
@@ -59,6 +60,7 @@ func TestWindow(t *testing.T) {
 		{name: "pinentry-gtk-2", process: "pinentry-gtk-2", prompter: ask("pinentry:pinentry-gtk-2", 0)},
 		{name: "pinentry-qt", process: "pinentry-qt", prompter: ask("pinentry:pinentry-qt", 0)},
 		{name: "keyring-ui, started for the question", process: "keyring-ui", prompter: ask("ui", -1)},
+		{name: "keyring-ui, expected since 0.2 s", process: "keyring-ui", expects: func() prompt.Prompter { return ask("ui", time.Hour) }},
 		{name: "keyring-ui, kept ready by keyringd", process: "keyring-ui", prompter: ask("ui", time.Hour), waits: true},
 	}
 	const windows = 11
@@ -81,6 +83,10 @@ func TestWindow(t *testing.T) {
 	row("  while it waits, hidden", "-", "-", "-", "-", fmt.Sprintf("%.0f", last.idle), last.idleShare, "-")
 }
 
+// roundTrips is what passes between ssh's look at the keys and its wish for a
+// signature: the client offers a key and the server takes it, over some network.
+const roundTrips = 200 * time.Millisecond
+
 // ask puts a question, takes the figures as soon as there is something to read,
 // and takes the question away.
 func (o *opener) ask(t *testing.T, s *screen) {
@@ -93,6 +99,12 @@ func (o *opener) ask(t *testing.T, s *screen) {
 	if waiting != 0 {
 		before = cpu(t, waiting)
 		o.idle, o.idleShare = memory(t, waiting)
+	}
+	if o.expects != nil {
+		o.prompter = o.expects()
+		defer o.prompter.(io.Closer).Close()
+		o.prompter.(prompt.Expecter).Expect()
+		<-time.After(roundTrips)
 	}
 	s.forget()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -111,7 +123,7 @@ func (o *opener) ask(t *testing.T, s *screen) {
 		done <- err
 	}()
 	mapped, painted := s.appears()
-	pid := child(o.process, waiting != 0)
+	pid := child(o.process, waiting != 0 || o.expects != nil)
 	if pid == 0 {
 		t.Fatalf("%s has a window and no process", o.name)
 	}

@@ -32,8 +32,12 @@ type standby struct {
 	waiting *idle // whoever takes it out of here sees to its end
 	coming  bool  // one is being started
 	closed  bool
-	quit    chan struct{}
-	wg      sync.WaitGroup
+
+	choosing bool      // what to start for a question that is likely
+	pause    time.Time // until then nothing is started for a likely question
+
+	quit chan struct{}
+	wg   sync.WaitGroup
 }
 
 // An idle is a program that waits.
@@ -41,6 +45,8 @@ type idle struct {
 	program Program
 	c       *child
 	errs    *tail
+	lasts   time.Duration
+	guess   bool          // no question was asked before it was started
 	taken   chan struct{} // closed when somebody has taken it
 }
 
@@ -59,11 +65,16 @@ func (s *standby) prepare(p *Program) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.pause = time.Time{}
+	s.prepareLocked(p, s.lasts, false)
+}
+
+func (s *standby) prepareLocked(p *Program, lasts time.Duration, guess bool) {
 	if s.closed || s.coming || s.waiting != nil {
 		return
 	}
 	s.coming = true
-	w := &idle{program: *p, taken: make(chan struct{})}
+	w := &idle{program: *p, lasts: lasts, guess: guess, taken: make(chan struct{})}
 	s.wg.Go(func() { s.keep(w) })
 }
 
@@ -79,11 +90,14 @@ func (s *standby) keep(w *idle) {
 	if err == nil && !s.closed {
 		s.waiting = w
 	}
+	if w.guess {
+		s.pause = time.Now().Add(guessPause) // for as long as no question comes
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return
 	}
-	limit := time.NewTimer(s.lasts)
+	limit := time.NewTimer(w.lasts)
 	defer limit.Stop()
 	select {
 	case <-w.taken:
