@@ -193,15 +193,13 @@ func (s *screen) Show(ctx context.Context, q ask.Question, h ask.Helpers) (ask.A
 
 // open puts a question into the window, on Fyne's goroutine.
 func (s *screen) open(q ask.Question, o promptui.Options) error {
-	o.MaxHeight = s.room()
-	v := promptui.New(q, o)
-	s.view.Store(v)
-	s.win.SetTitle(v.Title())
-	s.win.SetContent(v.Content())
-	s.win.Resize(v.Content().MinSize())
+	v := s.fill(q, o)
 	s.win.CenterOnScreen()
 	heed() // a hidden window appears where it last heard itself to be
 	s.win.Show()
+	if room := s.room(); room > 0 && v.Content().MinSize().Height > room {
+		v = s.fill(q, o) // only a window that was made knows its scale
+	}
 	var handle uintptr
 	s.native(func(window uintptr, _ bool) { handle = window })
 	if handle == 0 {
@@ -219,6 +217,18 @@ func (s *screen) open(q ask.Question, o promptui.Options) error {
 	v.Start(s.win.Canvas())
 	s.settle()
 	return nil
+}
+
+// fill makes the view of a question, as high as there is room, and puts it into
+// the window.
+func (s *screen) fill(q ask.Question, o promptui.Options) *promptui.View {
+	o.MaxHeight = s.room()
+	v := promptui.New(q, o)
+	s.view.Store(v)
+	s.win.SetTitle(v.Title())
+	s.win.SetContent(v.Content())
+	s.win.Resize(v.Content().MinSize())
+	return v
 }
 
 // settle does, once, what could wait until there is a window.
