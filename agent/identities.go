@@ -114,6 +114,8 @@ type identitySet struct {
 	list        []byte
 	cut         int  // identities that list leaves out
 	constrained bool // some are not for everybody to see
+	// asking are the keys that may ask something when they are used.
+	asking []keyring.KeyInfo
 	// skipped are the keys that the protocol has no name for.
 	skipped []skippedKey
 }
@@ -237,6 +239,9 @@ func (s *Server) gather(v version) *identitySet {
 			continue
 		}
 		plain[info.ID] = id
+		if info.Confirm || info.NeedsAuth {
+			set.asking = append(set.asking, info)
+		}
 		if info.Revision == 0 || constrained[info.ID] {
 			continue
 		}
@@ -278,7 +283,7 @@ func (s *Server) gather(v version) *identitySet {
 // list answers REQUEST_IDENTITIES. What follows it is ignored, as OpenSSH does.
 func (s *session) list() []byte {
 	set := s.server.identities(s.ctx)
-	s.server.Keys.Expect()
+	s.server.Keys.Expect(set.asking)
 	reply := set.list
 	if set.constrained && s.bound.attempted {
 		reply, _ = set.listing(func(id *identity) bool { return s.bound.permitted(id.destinations, nil) })

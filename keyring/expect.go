@@ -2,17 +2,17 @@ package keyring
 
 import "github.com/keyringd/keyringd/prompt"
 
-// Expect is told when a client has looked at the keys, which most do shortly
-// before they use one. If using one of them would mean a question, the prompter
-// may get ready for it. Nothing is asked, and no key comes nearer to being used.
-func (k *Keys) Expect() {
+// Expect is told which keys a client has looked at, which most do shortly before
+// they use one. If using one of them would mean a question, the prompter may get
+// ready for it. Nothing is asked, and no key comes nearer to being used. Those
+// that neither want confirming nor a passphrase may be left out.
+func (k *Keys) Expect(seen []KeyInfo) {
 	e, ok := k.gate.prompter.(prompt.Expecter)
 	if !ok {
 		return
 	}
-	list := k.List()
-	for i := range list {
-		if info := &list[i]; info.Confirm || info.NeedsAuth && !k.gate.remembers(info.ID.String()) {
+	for i := range seen {
+		if info := &seen[i]; info.Confirm || info.NeedsAuth && !k.gate.remembers(info.ID.String()) {
 			e.Expect()
 			return
 		}

@@ -23,7 +23,7 @@ func TestLookingAtKeysExpectsTheirQuestions(t *testing.T) {
 	look := func(want int, when string) {
 		t.Helper()
 		user.times = 0
-		keys.Expect()
+		keys.Expect(keys.List())
 		if user.times != want {
 			t.Errorf("%s: told %d times, want %d", when, user.times, want)
 		}
@@ -48,5 +48,5 @@ func TestLookingAtKeysExpectsTheirQuestions(t *testing.T) {
 	asking.KeyInfo.Confirm = true
 	keys.Replace("files", []keyring.Key{open, asking})
 	look(1, "a key that asks for permission")
-	keyring.NewKeys(keyring.NewGate(nil)).Expect()
+	keyring.NewKeys(keyring.NewGate(nil)).Expect([]keyring.KeyInfo{asking.Info()})
 }
