@@ -49,7 +49,7 @@ func (e *encoder) room(n int) {
 	if cap(e.out)-len(e.out) >= n {
 		return
 	}
-	grown := make([]byte, len(e.out), max(2*cap(e.out), len(e.out)+n, 256))
+	grown := make([]byte, len(e.out), max(2*cap(e.out), len(e.out)+n, 64))
 	copy(grown, e.out)
 	clear(e.out)
 	e.out = grown
@@ -62,13 +62,19 @@ func (e *encoder) align(n int) {
 	}
 }
 
-// number writes the low n bytes of an integer of that many.
+// number writes an integer of n bytes: 1, 2, 4 or 8.
 func (e *encoder) number(x uint64, n int) {
 	e.align(n)
 	e.room(n)
-	for range n {
+	switch n {
+	case 1:
 		e.out = append(e.out, byte(x))
-		x >>= 8
+	case 2:
+		e.out = binary.LittleEndian.AppendUint16(e.out, uint16(x))
+	case 4:
+		e.out = binary.LittleEndian.AppendUint32(e.out, uint32(x))
+	default:
+		e.out = binary.LittleEndian.AppendUint64(e.out, x)
 	}
 }
 
