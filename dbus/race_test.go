@@ -1,6 +1,0 @@
-//go:build race
-
-package dbus
-
-// slower is how much longer things may take under the race detector.
-const slower = 10
