@@ -126,9 +126,11 @@ func TestTPMUnlocks(t *testing.T) {
 	}
 
 	// On another machine, and back.
+	c.Write("pinentry", refuser, 0o700)
 	c.again(there)
 	client := c.client()
 	notNothing(t, client, "user", "mia")
+	c.Write("pinentry", chooser, 0o700)
 	before = c.Prompts()
 	if !c.locked() {
 		t.Error("unlocked on another TPM")
@@ -145,9 +147,11 @@ func TestTPMUnlocks(t *testing.T) {
 	quiet()
 
 	// Without any TPM the passphrase opens it, too.
+	c.Write("pinentry", refuser, 0o700)
 	c.again("none")
-	before = c.Prompts()
 	notNothing(t, c.client(), "n", "3")
+	c.Write("pinentry", chooser, 0o700)
+	before = c.Prompts()
 	c.open()
 	if out := c.must("", "secret-tool", "lookup", "n", "3"); out != "first of all" || c.Prompts() != before+1 {
 		t.Errorf("without a TPM: %q, %d questions", out, c.Prompts()-before)
