@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keyringd/keyringd/agent/knownhosts"
+	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/listen"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -47,6 +48,8 @@ type Server struct {
 	Certificates *Certificates
 	// KnownHosts names hosts in questions; nil: they have fingerprints only.
 	KnownHosts *knownhosts.Files
+	// Callers finds out who asks; nil: it is looked up here.
+	Callers *caller.Witness
 	// Upstream is the socket of another agent, whose keys are listed after ours;
 	// "": there is none.
 	Upstream string

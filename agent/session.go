@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/panicsite"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -168,7 +167,7 @@ func (s *session) caller() keyring.Caller {
 	if s.peer == nil {
 		s.peer = &keyring.Caller{FrontEnd: frontEnd}
 		// Without an answer the caller is unknown, and is shown as that.
-		if p, err := caller.FromConn(s.conn); err == nil {
+		if p, err := s.server.Callers.FromConn(s.conn); err == nil {
 			s.peer.PID, s.peer.Program, s.peer.Process = p.PID, p.Program, p.Process
 		}
 	}

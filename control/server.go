@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/listen"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
@@ -37,6 +38,10 @@ type Login interface {
 
 // A Server serves the control socket. Make one with [New].
 type Server struct {
+	// Callers finds out who asks; nil: it is looked up here. It is set before
+	// Serve.
+	Callers *caller.Witness
+
 	login Login
 	log   *slog.Logger
 	turns chan struct{} // one for each password that is tried

@@ -8,7 +8,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/panicsite"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
@@ -46,7 +45,7 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) {
 func (s *Server) serve(ctx context.Context, c *net.UnixConn, op operation, body secret.Bytes) (r result, err error) {
 	who := keyring.Caller{FrontEnd: "login"}
 	// Without an answer the caller is unknown, and is shown as that.
-	if p, err := caller.FromConn(c); err == nil {
+	if p, err := s.Callers.FromConn(c); err == nil {
 		who.PID, who.Program, who.Process = p.PID, p.Program, p.Process
 	}
 	defer func() {

@@ -8,7 +8,6 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -131,7 +130,7 @@ func (b *bus) identify(s *sender) (keyring.Caller, error) {
 	if !ok {
 		return c, nil // unknown, and shown as that
 	}
-	p := caller.FromPID(int(pid), uid, func() bool { return s.ctx.Err() == nil })
+	p := b.server.Callers.FromPID(int(pid), uid, func() bool { return s.ctx.Err() == nil })
 	c.PID, c.Program, c.Process = p.PID, p.Program, p.Process
 	s.app = p.App
 	return c, nil

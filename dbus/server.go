@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keyringd/keyringd/dbus/internal/wire"
+	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -44,6 +45,8 @@ type Server struct {
 	URI func(keyring.KeyInfo) string
 	// Certificates are what Key1 shows of a key's certificates.
 	Certificates []Certificates
+	// Callers finds out who asks; nil: it is looked up here.
+	Callers *caller.Witness
 	// Replace takes the Secret Service's name from another program that allows it.
 	// Otherwise the name is ours once no other has it.
 	Replace bool

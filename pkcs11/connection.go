@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/panicsite"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/pkcs11/p11rpc"
@@ -186,7 +185,7 @@ func (n *connection) log(level slog.Level, msg string, attrs ...slog.Attr) {
 func (n *connection) whoCalls() keyring.Caller {
 	who := keyring.Caller{FrontEnd: "PKCS#11"}
 	// Without an answer the caller is unknown, and is shown as that.
-	if p, err := caller.FromConn(n.conn); err == nil {
+	if p, err := n.server.callers.FromConn(n.conn); err == nil {
 		who.PID, who.Program, who.Process = p.PID, p.Program, p.Process
 	}
 	return who

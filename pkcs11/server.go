@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/listen"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -32,6 +33,8 @@ type Options struct {
 	// Maker makes TPM keys for C_GenerateKeyPair; nil: there is no TPM, and none
 	// are made. With it there is a TPM token even before there is a key.
 	Maker keyring.Maker
+	// Callers finds out who asks; nil: it is looked up here.
+	Callers *caller.Witness
 	// Random fills a slice with random numbers of the TPM's, for its token; nil,
 	// or an error that it returns: they are the kernel's.
 	Random func(ctx context.Context, b []byte) error
@@ -45,6 +48,7 @@ type Server struct {
 	strict  bool
 	maker   keyring.Maker
 	random  func(context.Context, []byte) error
+	callers *caller.Witness
 	journal journal
 
 	frameTimeout, writeTimeout time.Duration
@@ -67,6 +71,7 @@ func New(keys *keyring.Keys, log *slog.Logger, o Options) *Server {
 		strict:       o.Strict,
 		maker:        o.Maker,
 		random:       o.Random,
+		callers:      o.Callers,
 		journal:      journal{log: log},
 		frameTimeout: frameTimeout,
 		writeTimeout: writeTimeout,

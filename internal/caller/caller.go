@@ -29,7 +29,9 @@ type Peer struct {
 //
 // The process is the one that connected; where the connection was handed on,
 // it is still that one.
-func FromConn(c *net.UnixConn) (Peer, error) {
+func FromConn(c *net.UnixConn) (Peer, error) { return fromConn(c, Look) }
+
+func fromConn(c *net.UnixConn, look func(int) (Seen, bool)) (Peer, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return Peer{}, fmt.Errorf("peer credentials: %w", err)
@@ -65,29 +67,36 @@ func FromConn(c *net.UnixConn) (Peer, error) {
 	default: // the process is already gone
 		alive = func() bool { return false }
 	}
-	p.describe(host, alive)
+	p.describe(look, alive)
 	return p, nil
 }
 
-// describe fills in what /proc says of p.PID. alive is asked after reading, so
-// that what was read of a recycled PID is dropped.
-func (p *Peer) describe(r proc, alive func() bool) {
+// describe fills in what there is to see of p.PID. alive is asked after looking,
+// so that what was seen of a recycled PID is dropped.
+func (p *Peer) describe(look func(int) (Seen, bool), alive func() bool) {
 	if p.PID <= 0 {
 		return
 	}
-	first, ok := r.stat(p.PID)
+	if s, ok := look(p.PID); ok && alive() {
+		p.Program, p.Process, p.App = s.Program, s.Process, s.App
+	}
+}
+
+// look is Look at this /proc.
+func (r proc) look(pid int) (s Seen, ok bool) {
+	if pid <= 0 {
+		return s, false
+	}
+	first, ok := r.stat(pid)
 	if !ok {
-		return
+		return s, false
 	}
-	exe := r.exe(p.PID)
-	q := *p
-	q.Program = exe
-	if r.foreign(p.PID) {
-		q.Program, q.App = r.sandbox(p.PID, exe)
+	exe := r.exe(pid)
+	s.Program = exe
+	if r.foreign(pid) {
+		s.Program, s.App = r.sandbox(pid, exe)
 	}
-	q.Process = r.chain(p.PID, first, exe, q.App)
-	if again, ok := r.stat(p.PID); !ok || again.start != first.start || !alive() {
-		return
-	}
-	*p = q
+	s.Process = r.chain(pid, first, exe, s.App)
+	again, ok := r.stat(pid)
+	return s, ok && again.start == first.start
 }

@@ -136,11 +136,11 @@ func TestProcessThatHasGone(t *testing.T) {
 // What /proc says counts only if the PID was the peer's until all was read.
 func TestRecycledPIDIsDropped(t *testing.T) {
 	p := Peer{PID: os.Getpid()}
-	p.describe(host, func() bool { return false })
+	p.describe(Look, func() bool { return false })
 	if p.Program != "" || p.Process != "" {
 		t.Errorf("described a process that is not the peer: %+v", p)
 	}
-	p.describe(host, func() bool { return true })
+	p.describe(Look, func() bool { return true })
 	if p.Program == "" || p.Process == "" {
 		t.Errorf("control: %+v", p)
 	}

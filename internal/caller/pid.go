@@ -8,7 +8,5 @@ package caller
 // there, such as by its connection: if not, what was read may be of another
 // process with the same number, and is dropped.
 func FromPID(pid int, uid uint32, alive func() bool) Peer {
-	p := Peer{UID: uid, PID: max(0, pid)}
-	p.describe(host, alive)
-	return p
+	return (*Witness)(nil).FromPID(pid, uid, alive)
 }

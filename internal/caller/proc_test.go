@@ -89,7 +89,7 @@ func TestChain(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := Peer{PID: 4711}
-			p.describe(fakeProc(t, test.ps...), func() bool { return true })
+			p.describe(fakeProc(t, test.ps...).look, func() bool { return true })
 			if p.Process != test.want {
 				t.Errorf("got  %q\nwant %q", p.Process, test.want)
 			}
@@ -123,7 +123,7 @@ func TestFlatpak(t *testing.T) {
 	link("self/ns/mnt", "mnt:[1]")
 	write("7/root/.flatpak-info", "[Instance]\nname=no\n[Application]\nname=org.example.\x1bApp\nruntime=x\n")
 	p := Peer{PID: 7}
-	p.describe(r, func() bool { return true })
+	p.describe(r.look, func() bool { return true })
 	if p.App != "org.example.\uFFFDApp" || p.Process != "ssh (7, Flatpak org.example.\uFFFDApp)" || p.Program != "" {
 		t.Errorf("%+v", p)
 	}
