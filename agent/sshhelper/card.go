@@ -44,13 +44,13 @@ type card struct {
 
 // AddCard loads a library.
 func (p *Programs) AddCard(ctx context.Context, library string, pin secret.Bytes) ([]keyring.Key, error) {
-	path, err := find(p.PKCS11, "ssh-pkcs11-helper")
+	path, err := find(p.PKCS11, PKCS11Helper)
 	if err != nil {
 		return nil, err
 	}
 	// Loaded again in a process of its own: the one that there is goes on until
 	// the new one is known to work.
-	child, err := start(path, p.Environ)
+	child, err := start(p.Starter, path, p.Environ)
 	if err != nil {
 		return nil, err
 	}

@@ -8,12 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/spawn"
 	"github.com/keyringd/keyringd/keyring"
 )
 
@@ -30,13 +30,27 @@ const (
 // places is where distributions put the helpers.
 var places = []string{"/usr/lib/openssh", "/usr/libexec/openssh", "/usr/lib/ssh", "/usr/libexec", "/usr/lib64/misc"}
 
+// Names of the helpers, which are also the kinds of what is started.
+const (
+	PKCS11Helper = "ssh-pkcs11-helper"
+	SKHelper     = "ssh-sk-helper"
+)
+
+// Places returns all the paths where a helper is looked for.
+func Places(name string) []string {
+	var paths []string
+	for _, dir := range places {
+		paths = append(paths, filepath.Join(dir, name))
+	}
+	return paths
+}
+
 // find returns the path of a helper, given or usual.
 func find(given, name string) (string, error) {
 	if given != "" {
 		return given, nil
 	}
-	for _, dir := range places {
-		path := filepath.Join(dir, name)
+	for _, path := range Places(name) {
 		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0 {
 			return path, nil
 		}
@@ -47,50 +61,67 @@ func find(given, name string) (string, error) {
 // A child is a running helper. Its methods may be called concurrently: it is
 // asked one thing at a time.
 type child struct {
-	name string
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  *os.File
-	said *tail
-	over chan struct{} // closed when it has ended
+	name    string
+	process spawn.Process
+	in      *os.File
+	out     *os.File
+	said    *tail
+	over    chan struct{} // closed when it has ended
 
 	turn chan struct{} // holds one token while it is nobody's turn
 }
 
-// start starts a helper. environ is what it gets of the environment.
-func start(path string, environ []string) (*child, error) {
-	cmd := exec.Command(path)
-	cmd.Env, cmd.Dir, cmd.WaitDelay = environ, "/", waitDelay
-	c := &child{name: filepath.Base(path), cmd: cmd, said: &tail{}, over: make(chan struct{}), turn: make(chan struct{}, 1)}
-	cmd.Stderr = c.said
-	// Not cmd.StdoutPipe, which Wait closes: the answer of a helper that ends with
-	// it would be lost.
-	out, theirs, err := os.Pipe()
-	if err == nil {
-		c.out, cmd.Stdout = out, theirs
-		if c.in, err = cmd.StdinPipe(); err == nil {
-			err = cmd.Start()
-		}
-		_ = theirs.Close()
+// start has starter start a helper; a nil one is this process. environ is what
+// it gets of the environment.
+func start(starter spawn.Starter, path string, environ []string) (*child, error) {
+	if starter == nil {
+		starter = spawn.Local{}
 	}
-	if err != nil {
-		if out != nil {
-			_ = out.Close()
+	// For its input, its output and what it complains about: ours, and its own.
+	var ours, theirs [3]*os.File
+	closeAll := func(files ...*os.File) {
+		for _, f := range files {
+			if f != nil {
+				_ = f.Close()
+			}
 		}
+	}
+	var err error
+	for i := range ours {
+		if ours[i], theirs[i], err = os.Pipe(); err != nil {
+			break
+		}
+	}
+	ours[0], theirs[0] = theirs[0], ours[0]
+	c := &child{name: filepath.Base(path), in: ours[0], out: ours[1], said: &tail{}, over: make(chan struct{}), turn: make(chan struct{}, 1)}
+	if err == nil {
+		c.process, err = starter.Start(spawn.Command{Kind: c.name, Path: path, Env: environ, Files: theirs[:]})
+	}
+	closeAll(theirs[:]...)
+	if err != nil {
+		closeAll(ours[:]...)
 		return nil, fmt.Errorf("%w: %w", keyring.ErrUnavailable, err)
 	}
 	c.turn <- struct{}{}
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		_, _ = io.Copy(c.said, ours[2])
+		_ = ours[2].Close()
+	}()
 	go func() {
 		defer close(c.over)
-		_ = cmd.Wait() // how it ended shows in what was asked of it
-		// Something that it has started may hold its end for ever.
-		_ = out.SetReadDeadline(time.Now().Add(waitDelay))
+		<-c.process.Done() // how it ended shows in what was asked of it
+		// Something that it has started may hold its ends for ever.
+		_ = c.out.SetReadDeadline(time.Now().Add(waitDelay))
+		_ = ours[2].SetReadDeadline(time.Now().Add(waitDelay))
+		<-heard
 	}()
 	return c, nil
 }
 
 // stop ends it. It may have ended by itself.
-func (c *child) stop() { _ = c.cmd.Process.Kill() }
+func (c *child) stop() { c.process.Kill() }
 
 // ask sends a message and returns the reply. A helper whose asker does not wait
 // for the reply is of no more use, and is ended.

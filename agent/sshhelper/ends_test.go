@@ -32,7 +32,7 @@ func TestHangUpLeavesTheCard(t *testing.T) {
 		t.Fatal(err)
 	}
 	const one = "dd bs=65536 count=1 of=/dev/null 2>/dev/null; "
-	c, err := start(script(t, one+"read x <"+fifo+`; printf '\0\0\0\1a'; `+one+`printf '\0\0\0\1b'; `+one), os.Environ())
+	c, err := start(nil, script(t, one+"read x <"+fifo+`; printf '\0\0\0\1a'; `+one+`printf '\0\0\0\1b'; `+one), os.Environ())
 	if err != nil {
 		t.Fatal(err)
 	}

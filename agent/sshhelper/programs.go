@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/keyringd/keyringd/agent"
+	"github.com/keyringd/keyringd/internal/spawn"
 )
 
 // Programs reaches keys through OpenSSH's helpers; it is an agent.Providers.
@@ -14,6 +15,7 @@ type Programs struct {
 	SK      string   // path of ssh-sk-helper; "": where distributions have it
 	Environ []string // what helpers get of the environment; libraries look there for their configuration
 	Log     *slog.Logger
+	Starter spawn.Starter // who starts them; nil: this process
 
 	mu     sync.Mutex
 	closed bool

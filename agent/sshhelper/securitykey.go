@@ -28,7 +28,7 @@ const (
 // SignSK has a security key sign, in a helper that lives as long as that takes:
 // the user may have to touch the token.
 func (p *Programs) SignSK(ctx context.Context, r agent.SKRequest) ([]byte, error) {
-	path, err := find(p.SK, "ssh-sk-helper")
+	path, err := find(p.SK, SKHelper)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func (p *Programs) SignSK(ctx context.Context, r agent.SKRequest) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	child, err := start(path, p.Environ)
+	child, err := start(p.Starter, path, p.Environ)
 	if err != nil {
 		return nil, err
 	}

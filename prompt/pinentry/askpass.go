@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/keyringd/keyringd/internal/secret"
+	"github.com/keyringd/keyringd/internal/spawn"
 	"github.com/keyringd/keyringd/prompt"
 )
 
@@ -31,6 +30,8 @@ type Askpass struct {
 	Environ []string      // the environment to take the child's from, as os.Environ returns it
 	Timeout time.Duration // how long a question stays; 0: DefaultTimeout
 	Log     *slog.Logger  // what a failing program said on standard error; nil: nowhere
+
+	Starter spawn.Starter // who starts it; nil: this process
 }
 
 // Prompt implements [prompt.Prompter].
@@ -99,8 +100,7 @@ func (p *Askpass) choose(ctx context.Context, q prompt.Question, text string) (p
 // other programs turns their passphrase prompts into confirmations.
 func (p *Askpass) run(ctx context.Context, text, hint string) (secret.Bytes, error) {
 	// A NUL ends an argument, and exec refuses one inside.
-	cmd := exec.Command(p.Path, strings.ReplaceAll(text, "\x00", ""))
-	cmd.Env = filter(p.Environ)
+	cmd := spawn.Command{Kind: KindAskpass, Path: p.Path, Args: []string{strings.ReplaceAll(text, "\x00", "")}, Env: filter(p.Environ)}
 	if hint != "" {
 		cmd.Env = append(cmd.Env, "SSH_ASKPASS_PROMPT="+hint)
 	}
@@ -109,13 +109,13 @@ func (p *Askpass) run(ctx context.Context, text, hint string) (secret.Bytes, err
 		timeout = DefaultTimeout
 	}
 	var line secret.Bytes
-	stderr, err := run(ctx, cmd, false, func(c *child) error {
+	stderr, err := run(ctx, p.Starter, cmd, false, func(c *child) error {
 		defer c.within(timeout, errNoAnswer)()
 		var err error
 		if line, err = firstLine(c.stdout); err != nil {
 			return fmt.Errorf("%w: askpass program: %w", prompt.ErrUnavailable, err)
 		}
-		return exitMeaning(c.ended())
+		return exitMeaning(c.process.Err())
 	})
 	if err != nil {
 		line.Wipe()
@@ -127,12 +127,12 @@ func (p *Askpass) run(ctx context.Context, text, hint string) (secret.Bytes, err
 
 // exitMeaning says what the end of an askpass program means.
 func exitMeaning(err error) error {
-	var exit *exec.ExitError
+	var exit *spawn.ExitError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &exit):
-		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Exited() {
+		if exit.Status.Exited() {
 			return fmt.Errorf("%w: %w", prompt.ErrDismissed, err)
 		}
 	}

@@ -5,42 +5,33 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"runtime"
 	"sync"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/keyringd/keyringd/internal/spawn"
 	"github.com/keyringd/keyringd/prompt"
 )
 
 // A child is a running program.
 type child struct {
-	cmd    *exec.Cmd
-	stdin  *os.File // to the program; nil if it has none
-	stdout *os.File // from it
-	gone   chan struct{}
+	process spawn.Process
+	stdin   *os.File // to the program; nil if it has none
+	stdout  *os.File // from it
 
-	mu     sync.Mutex
-	reaped bool  // its PID may be somebody else's now
-	cause  error // why it was told to go; nil: it was not
-	kill   *time.Timer
+	mu    sync.Mutex
+	cause error // why it was told to go; nil: it was not
+	kill  *time.Timer
 }
 
-// run starts cmd, calls talk with it, and returns when the program has gone:
+// run has starter start cmd, calls talk with it, and returns when the program has gone:
 // by itself soon after talk has returned, or because ctx ended, or because it
 // was told to. It returns the end of what the program said on standard error,
 // and ctx's error, the reason why it was told to go, or talk's error.
-func run(ctx context.Context, cmd *exec.Cmd, withStdin bool, talk func(*child) error) (stderr string, err error) {
+func run(ctx context.Context, starter spawn.Starter, cmd spawn.Command, withStdin bool, talk func(*child) error) (stderr string, err error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	// The kernel kills the child when the thread that started it ends.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	c, errs, err := start(cmd, withStdin)
+	c, errs, err := start(starter, cmd, withStdin)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", prompt.ErrUnavailable, err)
 	}
@@ -53,11 +44,11 @@ func converse(ctx context.Context, c *child, errs *tail, talk func(*child) error
 	err = talk(c)
 	c.closePipes()
 	select {
-	case <-c.gone:
+	case <-c.process.Done():
 	case <-time.After(exitWithin):
 		c.end(nil)
 		select {
-		case <-c.gone:
+		case <-c.process.Done():
 		case <-time.After(exitWithin): // stuck in the kernel: the user must not be
 		}
 	}
@@ -74,10 +65,12 @@ func converse(ctx context.Context, c *child, errs *tail, talk func(*child) error
 	return stderr, err
 }
 
-// start starts cmd in a session of its own: its group can be killed as a whole,
-// and a terminal that it opens treats it as foreground.
-func start(cmd *exec.Cmd, withStdin bool) (*child, *tail, error) {
-	c := &child{cmd: cmd, gone: make(chan struct{})}
+// start has starter start cmd, with pipes; a nil one is this process.
+func start(starter spawn.Starter, cmd spawn.Command, withStdin bool) (*child, *tail, error) {
+	if starter == nil {
+		starter = spawn.Local{}
+	}
+	c := &child{}
 	var theirs []*os.File
 	closeAll := func(fs ...*os.File) {
 		for _, f := range fs {
@@ -97,7 +90,7 @@ func start(cmd *exec.Cmd, withStdin bool) (*child, *tail, error) {
 		return nil, nil, err
 	}
 	theirs = append(theirs, errW)
-	cmd.Stdout, cmd.Stderr = outW, errW
+	cmd.Files = []*os.File{nil, outW, errW}
 	if withStdin {
 		inR, inW, err := os.Pipe()
 		if err != nil {
@@ -105,34 +98,15 @@ func start(cmd *exec.Cmd, withStdin bool) (*child, *tail, error) {
 			return nil, nil, err
 		}
 		theirs = append(theirs, inR)
-		c.stdin, cmd.Stdin = inW, inR
+		c.stdin, cmd.Files[0] = inW, inR
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Dir = "/"
-	err = cmd.Start()
+	c.process, err = starter.Start(cmd)
 	closeAll(theirs...)
 	if err != nil {
 		closeAll(c.stdin, c.stdout, errR)
 		return nil, nil, err
 	}
-	go c.wait()
 	return c, readTail(errR), nil
-}
-
-// wait reaps the child, and kills what it left behind in its group as long as
-// the group's number is certain.
-func (c *child) wait() {
-	defer close(c.gone)
-	for unix.Waitid(unix.P_PID, c.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_ = unix.Kill(-c.cmd.Process.Pid, unix.SIGKILL)
-	_ = c.cmd.Wait()
-	c.reaped = true
-	if c.kill != nil {
-		c.kill.Stop()
-	}
 }
 
 // end tells the child to go, and kills it soon after. The first cause counts.
@@ -142,19 +116,11 @@ func (c *child) end(cause error) {
 	if c.cause == nil {
 		c.cause = cause
 	}
-	if c.reaped || c.kill != nil {
+	if c.kill != nil || c.ended() {
 		return
 	}
-	pid := c.cmd.Process.Pid
-	_ = unix.Kill(-pid, unix.SIGTERM)
-	_ = unix.Kill(-pid, unix.SIGCONT) // a stopped one does not hear
-	c.kill = time.AfterFunc(killAfter, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if !c.reaped {
-			_ = unix.Kill(-pid, unix.SIGKILL)
-		}
-	})
+	c.process.End()
+	c.kill = time.AfterFunc(killAfter, c.process.Kill)
 	// Whoever talks with it need not wait for its end.
 	c.closePipes()
 }
@@ -209,11 +175,11 @@ func (t *tail) close() string {
 	return string(t.last)
 }
 
-// ended waits for the child and returns how it ended: nil for status 0.
-func (c *child) ended() error {
-	<-c.gone
-	if c.cmd.ProcessState.Success() {
-		return nil
+func (c *child) ended() bool {
+	select {
+	case <-c.process.Done():
+		return true
+	default:
+		return false
 	}
-	return &exec.ExitError{ProcessState: c.cmd.ProcessState}
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/keyringd/keyringd/internal/spawn"
 	"github.com/keyringd/keyringd/prompt"
 )
 
@@ -23,6 +24,7 @@ type Env struct {
 	TTY        string        // a terminal that may be used beside GPG_TTY, see ForegroundTTY; "": none
 	Timeout    time.Duration // how long a question stays; 0: DefaultTimeout
 	Log        *slog.Logger  // nil: nowhere
+	Starter    spawn.Starter // who starts them; nil: this process
 	Standby    time.Duration // how long keyring-ui is kept ready after a question; 0: DefaultStandby; negative: not at all
 
 	// System asks through the desktop's own prompter; with start, one may be
@@ -165,7 +167,7 @@ func (e Env) onDesktop(ctx context.Context) []prompt.Prompter {
 }
 
 func (e Env) program(path string) *Program {
-	return &Program{Path: path, Environ: e.Environ, TTY: e.tty(), Timeout: e.Timeout, Log: e.Log}
+	return &Program{Path: path, Environ: e.Environ, TTY: e.tty(), Timeout: e.Timeout, Log: e.Log, Starter: e.Starter}
 }
 
 // window is program for keyring-ui, which can be kept ready.
@@ -176,7 +178,7 @@ func (e Env) window(path string) *Program {
 }
 
 func (e Env) askpass(path string) *Askpass {
-	return &Askpass{Path: path, Environ: e.Environ, Timeout: e.Timeout, Log: e.Log}
+	return &Askpass{Path: path, Environ: e.Environ, Timeout: e.Timeout, Log: e.Log, Starter: e.Starter}
 }
 
 // tty returns a terminal that exists and is the user's, or "".
@@ -193,13 +195,21 @@ func (e Env) tty() string {
 
 // ui returns keyring-ui's path, or "".
 func (e Env) ui() string {
-	const name = "keyring-ui"
-	if filepath.IsAbs(e.Executable) {
-		if path := filepath.Join(filepath.Dir(e.Executable), name); executable(path) {
-			return path
-		}
+	if path := e.besides(); path != "" && executable(path) {
+		return path
 	}
-	return e.find(name)
+	return e.find(window)
+}
+
+// window is the name of the program that asks best.
+const window = "keyring-ui"
+
+// besides is where it is looked for first; "": nowhere.
+func (e Env) besides() string {
+	if !filepath.IsAbs(e.Executable) {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(e.Executable), window)
 }
 
 // find returns the absolute path of a program, or "". Only absolute entries of

@@ -119,7 +119,7 @@ func TestThinkingIsNotHanging(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		_, err := p.talk(question, ready, func(talk func(*child) error) (string, error) {
-			return run(ctx, p.command(), true, talk)
+			return run(ctx, nil, p.command(), true, talk)
 		})
 		done <- err
 	}()

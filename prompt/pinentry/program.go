@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"strconv"
 	"time"
 
 	"github.com/keyringd/keyringd/internal/assuan"
 	"github.com/keyringd/keyringd/internal/secret"
+	"github.com/keyringd/keyringd/internal/spawn"
 	"github.com/keyringd/keyringd/prompt"
 )
 
@@ -35,6 +35,8 @@ type Program struct {
 	TTY     string        // a terminal that the program may use; "": none
 	Timeout time.Duration // how long a question stays; 0: DefaultTimeout
 	Log     *slog.Logger  // what a failing program said on standard error; nil: nowhere
+
+	Starter spawn.Starter // who starts it; nil: this process
 
 	standby *standby // keeps it ready between questions; nil: it is started for each
 }
@@ -82,15 +84,13 @@ func (p *Program) ask(ctx context.Context, q prompt.Question) (prompt.Answer, er
 		}
 	}
 	return p.talk(q, readyWithin, func(talk func(*child) error) (string, error) {
-		return run(ctx, p.command(), true, talk)
+		return run(ctx, p.Starter, p.command(), true, talk)
 	})
 }
 
 // command is what runs the program.
-func (p *Program) command(flags ...string) *exec.Cmd {
-	cmd := exec.Command(p.Path, append(flags, p.Args...)...)
-	cmd.Env = filter(p.Environ)
-	return cmd
+func (p *Program) command(flags ...string) spawn.Command {
+	return spawn.Command{Kind: KindPinentry, Path: p.Path, Args: append(flags, p.Args...), Env: filter(p.Environ)}
 }
 
 // talk puts q to a program that run runs.

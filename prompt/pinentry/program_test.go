@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/spawn"
 	"github.com/keyringd/keyringd/prompt"
 )
 
@@ -293,7 +294,7 @@ func TestUnansweredQuestionGoes(t *testing.T) {
 }
 
 func TestProgramThatDoesNotGetReady(t *testing.T) {
-	_, err := run(t.Context(), exec.Command("sleep", "1000"), true, func(c *child) error {
+	_, err := run(t.Context(), nil, spawn.Command{Path: "/bin/sleep", Args: []string{"1000"}}, true, func(c *child) error {
 		defer c.within(time.Millisecond, errNotReady)()
 		_, err := c.stdout.Read(make([]byte, 1))
 		return err

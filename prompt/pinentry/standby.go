@@ -2,7 +2,6 @@ package pinentry
 
 import (
 	"context"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -78,13 +77,10 @@ func (s *standby) prepareLocked(p *Program, lasts time.Duration, guess bool) {
 	s.wg.Go(func() { s.keep(w) })
 }
 
-// keep starts w and stays until it is gone, because the kernel ends a program
-// with the thread that started it.
+// keep starts w and stays until it is gone.
 func (s *standby) keep(w *idle) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	var err error
-	w.c, w.errs, err = start(w.program.command("--standby"), true)
+	w.c, w.errs, err = start(w.program.Starter, w.program.command("--standby"), true)
 	s.mu.Lock()
 	s.coming = false
 	if err == nil && !s.closed {
@@ -101,7 +97,7 @@ func (s *standby) keep(w *idle) {
 	defer limit.Stop()
 	select {
 	case <-w.taken:
-	case <-w.c.gone:
+	case <-w.c.process.Done():
 	case <-limit.C:
 	case <-s.quit:
 	}
@@ -118,7 +114,7 @@ func (s *standby) keep(w *idle) {
 			w.discard()
 		}
 	}
-	<-w.c.gone
+	<-w.c.process.Done()
 }
 
 // discard ends a program that nobody needs.
@@ -145,7 +141,7 @@ func (s *standby) take(p *Program) *idle {
 		return nil
 	}
 	select {
-	case <-w.c.gone:
+	case <-w.c.process.Done():
 	default:
 		if o := w.program; o.Path == p.Path && slices.Equal(o.Args, p.Args) && slices.Equal(filter(o.Environ), filter(p.Environ)) {
 			return w

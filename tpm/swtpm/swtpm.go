@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keyringd/keyringd/internal/spawn"
 	"github.com/keyringd/keyringd/tpm/link"
 )
 
@@ -37,11 +38,12 @@ var errStopped = errors.New("stopped")
 
 // Options say where the software TPM lives.
 type Options struct {
-	Dir     string       // the state; made with mode 0700 if it is missing, else others must not be able to write in it
-	Socket  string       // where it listens, mode 0600; its folder must exist. Empty: Dir/socket
-	Program string       // empty: "swtpm", looked up in PATH
-	Startup Startup      // who sends TPM2_Startup; the zero value is right but for tests
-	Log     *slog.Logger // nil: silent
+	Dir     string        // the state; made with mode 0700 if it is missing, else others must not be able to write in it
+	Socket  string        // where it listens, mode 0600; its folder must exist. Empty: Dir/socket
+	Program string        // empty: "swtpm", looked up in PATH
+	Startup Startup       // who sends TPM2_Startup; the zero value is right but for tests
+	Log     *slog.Logger  // nil: silent
+	Starter spawn.Starter // who starts it; nil: this process
 }
 
 // Startup says who sends TPM2_Startup after the program starts.
@@ -87,10 +89,10 @@ type Process struct {
 
 // child is one run of the program.
 type child struct {
-	cmd     *exec.Cmd
+	process spawn.Process
 	control net.Conn
 	output  *tail
-	exited  chan struct{} // closed when it is reaped
+	heard   chan struct{} // closed when there is no more output
 }
 
 // Start runs the program and returns when it answers; ctx bounds the waiting
@@ -99,15 +101,7 @@ type child struct {
 //
 // Where the program is missing, the error is a [*MissingError].
 func Start(ctx context.Context, o Options) (*Process, error) {
-	if o.Program == "" {
-		o.Program = "swtpm"
-	}
-	if o.Socket == "" {
-		o.Socket = filepath.Join(o.Dir, "socket")
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.complete()
 	path, err := exec.LookPath(o.Program)
 	if err != nil {
 		return nil, &MissingError{o.Program, err}
@@ -178,15 +172,12 @@ func (p *Process) PID() int {
 	if p.child == nil {
 		return 0
 	}
-	return p.child.cmd.Process.Pid
+	return p.child.process.PID()
 }
 
 // supervise keeps a child running until Stop. The first one's fate goes to
-// started. It stays on one thread, because the kernel takes a child's parent
-// to have died when the thread that started it ends.
+// started.
 func (p *Process) supervise(started chan<- error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	defer close(p.done)
 	for delay := firstDelay; ; delay = min(2*delay, maxDelay) {
 		begun := time.Now()
@@ -232,30 +223,30 @@ func (p *Process) run() (*child, error) {
 	// What a child that was killed leaves behind. Nobody else's: prepare looked,
 	// and the state folder's lock keeps a second swtpm out.
 	_ = os.Remove(p.options.Socket)
-	flags := "not-need-init"
-	if p.options.Startup == StartupClear {
-		flags += ",startup-clear"
+	c := &child{control: control, output: &tail{log: p.log}, heard: make(chan struct{})}
+	said, saying, err := os.Pipe()
+	if err != nil {
+		control.Close()
+		childs.Close()
+		return nil, err
 	}
-	c := &child{control: control, output: &tail{log: p.log}, exited: make(chan struct{})}
-	c.cmd = exec.Command(p.options.Program, "socket", "--tpm2",
-		"--tpmstate", "dir="+p.options.Dir+",mode=0600",
-		"--server", "type=unixio,path="+p.options.Socket+",mode=0600",
-		"--ctrl", "type=unixio,clientfd=3",
-		"--flags", flags)
-	c.cmd.ExtraFiles = []*os.File{childs}
-	c.cmd.Stdout = c.output
-	c.cmd.Stderr = c.output
-	// In a group of its own it does not end before its owner does when somebody
-	// presses Ctrl-C, so that the owner can leave it tidy.
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
-	err = p.launch(c)
+	go func() {
+		defer close(c.heard)
+		_, _ = io.Copy(c.output, said)
+		said.Close()
+	}()
+	err = p.launch(c, spawn.Command{
+		Kind: Kind, Path: p.options.Program, Args: p.options.arguments(),
+		Files: []*os.File{nil, saying, saying, childs}, Death: syscall.SIGTERM,
+	})
+	saying.Close()
 	childs.Close() // or a child that ends would not end the channel
 	if err != nil {
 		control.Close()
 		return nil, err
 	}
 	if err := ready(control, startLimit); err != nil {
-		_ = c.cmd.Process.Kill()
+		c.process.Kill()
 		werr := c.wait()
 		p.forget(c)
 		if p.stopped() {
@@ -269,14 +260,53 @@ func (p *Process) run() (*child, error) {
 	return c, nil
 }
 
+// Kind is what Start starts, for its Starter.
+const Kind = "swtpm"
+
+// Command returns what Start would start: the program's path, "" if it is not
+// there, and its arguments.
+func (o Options) Command() (path string, args []string) {
+	o.complete()
+	path, _ = exec.LookPath(o.Program)
+	return path, o.arguments()
+}
+
+func (o Options) arguments() []string {
+	flags := "not-need-init"
+	if o.Startup == StartupClear {
+		flags += ",startup-clear"
+	}
+	return []string{"socket", "--tpm2",
+		"--tpmstate", "dir=" + o.Dir + ",mode=0600",
+		"--server", "type=unixio,path=" + o.Socket + ",mode=0600",
+		"--ctrl", "type=unixio,clientfd=3",
+		"--flags", flags}
+}
+
+func (o *Options) complete() {
+	if o.Program == "" {
+		o.Program = "swtpm"
+	}
+	if o.Socket == "" {
+		o.Socket = filepath.Join(o.Dir, "socket")
+	}
+	if o.Starter == nil {
+		o.Starter = spawn.Local{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
 // launch starts c, unless Stop came first, and makes it the one to be stopped.
-func (p *Process) launch(c *child) error {
+func (p *Process) launch(c *child, cmd spawn.Command) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopping {
 		return errStopped
 	}
-	if err := c.cmd.Start(); err != nil {
+	var err error
+	if c.process, err = p.options.Starter.Start(cmd); err != nil {
 		return err
 	}
 	p.child = c
@@ -284,9 +314,10 @@ func (p *Process) launch(c *child) error {
 }
 
 func (c *child) wait() error {
-	err := c.cmd.Wait()
+	<-c.process.Done()
+	<-c.heard // what it started is gone as well
+	err := c.process.Err()
 	c.control.Close()
-	close(c.exited)
 	return err
 }
 
@@ -320,10 +351,10 @@ func (p *Process) Stop() error {
 	var err error
 	if c != nil {
 		err = p.orderly()
-		if shutdown(c.control, stopLimit) != nil || !within(c.exited, stopLimit) {
-			_ = c.cmd.Process.Signal(syscall.SIGTERM)
-			if !within(c.exited, stopLimit) {
-				_ = c.cmd.Process.Kill()
+		if shutdown(c.control, stopLimit) != nil || !within(c.process.Done(), stopLimit) {
+			c.process.End()
+			if !within(c.process.Done(), stopLimit) {
+				c.process.Kill()
 			}
 		}
 	}
@@ -365,7 +396,7 @@ func within(done <-chan struct{}, d time.Duration) bool {
 // is gone. It is not started again.
 func (p *Process) Kill() error {
 	if c := p.end(); c != nil {
-		_ = c.cmd.Process.Kill()
+		c.process.Kill()
 	}
 	<-p.done
 	_ = os.Remove(p.options.Socket)
