@@ -111,6 +111,12 @@ func (s *session) allowed(path string) (string, error) {
 	if s.bound.remote() {
 		return "", fmt.Errorf("%w: a library named from another machine", errRemote)
 	}
+	return AllowedProvider(path, s.server.AllowProviders)
+}
+
+// AllowedProvider returns the real path of a library if list, which is an
+// AllowProviders, lets clients name it.
+func AllowedProvider(path, list string) (string, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err == nil && !filepath.IsAbs(real) {
 		err = errors.New("not an absolute path")
@@ -118,7 +124,6 @@ func (s *session) allowed(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("provider %s: %w: %w", quote([]byte(path)), errNotServed, err)
 	}
-	list := s.server.AllowProviders
 	if list == "" {
 		list = defaultProviders
 	}

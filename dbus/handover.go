@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -54,6 +55,19 @@ func write(to *os.File, value secret.Bytes) (err error) {
 		// Opened anew, because whether writing waits is a matter of the open file,
 		// which the other side has, too, and may not expect to change.
 		again, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", to.Fd()), os.O_WRONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+		if errors.Is(err, fs.ErrPermission) && mode&fs.ModeNamedPipe != 0 {
+			// A pipe that has a name is not ours to open. For the moment of writing,
+			// then, the flag changes.
+			if err := syscall.SetNonblock(int(to.Fd()), true); err != nil {
+				return err
+			}
+			defer func() { _ = syscall.SetNonblock(int(to.Fd()), false) }()
+			var fd int
+			if fd, err = syscall.Dup(int(to.Fd())); err == nil {
+				syscall.CloseOnExec(fd)
+				again = os.NewFile(uintptr(fd), to.Name())
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -48,7 +48,7 @@ func (m *Mover) Export(ctx context.Context, r keyring.ExportRequest) ([]keyring.
 	if err != nil {
 		return nil, err
 	}
-	if err := write(r, collections, passphrase); err != nil {
+	if err := m.write(r, collections, passphrase); err != nil {
 		return nil, err
 	}
 	m.tell(r.Caller, "keyring exported", all)
@@ -130,7 +130,7 @@ func (m *Mover) gather(ctx context.Context, r keyring.ExportRequest, ids []strin
 	return collections, all, nil
 }
 
-func write(r keyring.ExportRequest, collections []archive.Collection, passphrase secret.Bytes) error {
+func (m *Mover) write(r keyring.ExportRequest, collections []archive.Collection, passphrase secret.Bytes) error {
 	var text bytes.Buffer
 	var err error
 	if r.Plain {
@@ -142,9 +142,13 @@ func write(r keyring.ExportRequest, collections []archive.Collection, passphrase
 	if err != nil {
 		return fmt.Errorf("%w: %w", keyring.ErrUnsupported, err)
 	}
-	staged, err := atomicfile.Stage(nil, atomicfile.File{Path: r.Path, Data: text.Bytes(), Perm: 0o600, Replace: r.Force})
+	file := atomicfile.File{Path: r.Path, Data: text.Bytes(), Perm: 0o600, Replace: r.Force}
+	staged, err := atomicfile.Stage(nil, file)
 	if err == nil {
 		err = staged.Commit()
+	}
+	if m.Elsewhere != nil && errors.Is(err, fs.ErrPermission) {
+		err = m.Elsewhere(err, file)
 	}
 	switch {
 	case errors.Is(err, fs.ErrExist):

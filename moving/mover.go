@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyringd/keyringd/internal/atomicfile"
 	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 )
@@ -21,6 +22,9 @@ type Mover struct {
 	Secrets *keyring.Secrets
 	Gate    *keyring.Gate
 	Log     *slog.Logger
+	// Elsewhere writes an archive that may not be written here, because of err, if
+	// it can; otherwise it returns err. Nil: nobody does.
+	Elsewhere func(err error, file atomicfile.File) error
 }
 
 var _ keyring.Mover = (*Mover)(nil)

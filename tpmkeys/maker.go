@@ -42,6 +42,10 @@ type Maker struct {
 	// Log hears of each key that was made, changed or removed; nil: slog.Default().
 	Log *slog.Logger
 
+	// Elsewhere writes files that may not be written here, because of err, if it
+	// can; otherwise it returns err. Nil: nobody does.
+	Elsewhere func(err error, files ...atomicfile.File) error
+
 	step atomicfile.Step // of tests, to see what a fault on disk does
 
 	mu      sync.Mutex
@@ -266,6 +270,14 @@ func (m *Maker) write(ctx context.Context, t keyring.Target, path string, file *
 
 // put stages files, reads them again, and gives them their names.
 func (m *Maker) put(files ...atomicfile.File) error {
+	err := m.putHere(files...)
+	if m.Elsewhere != nil && errors.Is(err, fs.ErrPermission) {
+		return disk(m.Elsewhere(err, files...))
+	}
+	return err
+}
+
+func (m *Maker) putHere(files ...atomicfile.File) error {
 	staged, err := atomicfile.Stage(m.step, files...)
 	if err != nil {
 		return disk(err)

@@ -147,6 +147,9 @@ func (d *doctor) daemon(ctx context.Context) {
 		}
 		d.wrong("old-daemon", mend, "the keyringd that runs is of version %s, and keyringctl of %s", v, version)
 	}
+	if box, ok := d.status["Sandbox"].(string); ok && (!strings.HasPrefix(box, "on ") || strings.Contains(box, ";")) {
+		d.note("sandbox", "", "the daemon's sandbox: %s", box)
+	}
 	if left, _ := d.status["TPMTriesLeft"].(string); strings.HasPrefix(left, "none") {
 		d.wrong("lockout", "sudo tpm2_dictionarylockout --clear-lockout", "the TPM takes no PIN for now, as there were too many wrong ones: %s", left)
 	}

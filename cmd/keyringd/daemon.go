@@ -17,10 +17,13 @@ import (
 	"github.com/keyringd/keyringd/agent/sshhelper"
 	"github.com/keyringd/keyringd/control"
 	"github.com/keyringd/keyringd/dbus"
+	"github.com/keyringd/keyringd/internal/caller"
 	"github.com/keyringd/keyringd/internal/folder"
+	"github.com/keyringd/keyringd/internal/outside"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/pkcs11"
 	"github.com/keyringd/keyringd/prompt"
+	"github.com/keyringd/keyringd/prompt/pinentry"
 	"github.com/keyringd/keyringd/sshkeys"
 	"github.com/keyringd/keyringd/tpm"
 	"github.com/keyringd/keyringd/tpm/link"
@@ -37,6 +40,7 @@ type daemon struct {
 	log        *slog.Logger
 	level      *slog.LevelVar
 	stdout     io.Writer
+	terminals  []string // that prompters may use
 
 	current atomic.Pointer[settings] // those in force, after config.toml was read again
 }
@@ -45,7 +49,12 @@ type daemon struct {
 func (d *daemon) run(ctx context.Context) error {
 	d.current.Store(&d.settings)
 	d.level.Set(d.LogLevel)
-	asker, err := d.openPrompter()
+	box := d.newSandbox()
+	defer box.Close()
+	asking := d.asking()
+	asking.Starter = box
+	box.orders = outside.Orders{Rules: d.programs(asking), Folders: d.KeyDirs}
+	asker, err := pinentry.New(d.Prompter, asking)
 	if err != nil {
 		return usageError{fmt.Errorf("--prompter: %w", err)}
 	}
@@ -63,7 +72,7 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	defer sockets.Close()
 
-	device, closeTPM, err := d.openTPM(ctx, prompter)
+	device, closeTPM, err := d.openTPM(ctx, prompter, box)
 	if err != nil {
 		return err
 	}
@@ -79,7 +88,7 @@ func (d *daemon) run(ctx context.Context) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	vault := d.openVault(ctx, gate, device)
+	vault := d.openVault(ctx, gate, device, box)
 	defer vault.close()
 	keys.Passphrases = vault.passphrases
 
@@ -93,14 +102,15 @@ func (d *daemon) run(ctx context.Context) error {
 	certificates.Rescan = folders.Rescan
 	var maker *tpmkeys.Maker
 	if device != nil {
-		maker = &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log}
+		maker = &tpmkeys.Maker{Device: device, Keys: keys, Gate: gate, Dirs: d.KeyDirs, Rescan: folders.Rescan, Log: d.log, Elsewhere: box.putKey}
 	}
 
-	programs := &sshhelper.Programs{Environ: os.Environ(), Log: d.log}
+	programs := &sshhelper.Programs{Environ: os.Environ(), Log: d.log, Starter: box}
 	defer programs.Close()
 	ssh := d.agent(keys, programs, agentCertificates)
+	ssh.Callers = box.callers
 	defer ssh.DropAdded()
-	tokens := d.tokens(keys, certificates, maker, device)
+	tokens := d.tokens(keys, certificates, maker, device, box.callers)
 
 	fronts, ctx := errgroup.WithContext(ctx)
 	fronts.Go(func() error { return ssh.Serve(ctx, sockets.ssh) })
@@ -108,16 +118,19 @@ func (d *daemon) run(ctx context.Context) error {
 		fronts.Go(func() error { return tokens.Serve(ctx, l) })
 	}
 	if sockets.control != nil {
-		fronts.Go(func() error { return control.New(vault, d.log).Serve(ctx, sockets.control) })
+		login := control.New(vault, d.log)
+		login.Callers = box.callers
+		fronts.Go(func() error { return login.Serve(ctx, sockets.control) })
 	}
 	if address := d.busAddress(); address != "" {
 		front := dbus.New(keys, gate, d.log)
 		front.Version, front.Replace, front.URI = version, d.Replace, pkcs11.URI
+		front.Callers = box.callers
 		front.Certificates = []dbus.Certificates{certificates, agentCertificates}
 		if maker != nil {
 			front.Maker, front.Keeper, front.FileSealer = maker, maker, maker
 		}
-		front.Status = (&status{sockets, d.tpmAddress.Resolve().String(), device, folders, vault}).facts
+		front.Status = (&status{sockets, d.tpmAddress.Resolve().String(), device, folders, vault, box}).facts
 		fronts.Go(func() error { d.serveBus(ctx, front, address, vault); return nil })
 		fronts.Go(func() error { notifier.Run(ctx); return nil })
 	}
@@ -125,8 +138,10 @@ func (d *daemon) run(ctx context.Context) error {
 	fronts.Go(func() error { events.watch(ctx); return nil })
 	fronts.Go(func() error { events.signals(ctx, keys); return nil })
 
+	fronts.Go(func() error { return box.watch(ctx) })
 	fronts.Go(func() error { rest(ctx, vault.secrets.Opened()); return nil })
 	d.ready(sockets.ssh.Addr().String(), len(keys.List()))
+	box.enter(ctx, keys)
 	<-ctx.Done()
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
 	if err := fronts.Wait(); !errors.Is(err, context.Canceled) {
@@ -148,8 +163,8 @@ func (d *daemon) agent(keys *keyring.Keys, programs *sshhelper.Programs, certifi
 }
 
 // tokens returns the PKCS #11 front end.
-func (d *daemon) tokens(keys *keyring.Keys, certificates *pkcs11.Certificates, maker *tpmkeys.Maker, device *tpm.Device) *pkcs11.Server {
-	o := pkcs11.Options{Certificates: certificates, Strict: d.PKCS11StrictLogin}
+func (d *daemon) tokens(keys *keyring.Keys, certificates *pkcs11.Certificates, maker *tpmkeys.Maker, device *tpm.Device, callers *caller.Witness) *pkcs11.Server {
+	o := pkcs11.Options{Callers: callers, Certificates: certificates, Strict: d.PKCS11StrictLogin}
 	if maker != nil {
 		o.Maker, o.Random = maker, device.Random
 	}

@@ -32,6 +32,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "keyringd: this process cannot be protected from others:", err)
 		os.Exit(1)
 	}
+	if len(os.Args) == 2 && os.Args[1] == outsideArgument {
+		os.Exit(runOutside())
+	}
 	ends := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
 	if onTerminal() {
 		ends = append(ends, syscall.SIGHUP) // it is gone, and takes its programs along

@@ -24,13 +24,16 @@ type session struct {
 	device *tpm.Device // nil: none
 }
 
+// systemBus is the address of the system's bus.
+func (d *daemon) systemBus() string { return loginsession.SystemAddress(d.env.Getenv) }
+
 // watch follows the login session until ctx ends.
 func (s *session) watch(ctx context.Context) {
 	if s.Bus == "none" {
 		return
 	}
 	err := loginsession.Watch(ctx, loginsession.Options{
-		SystemBus: loginsession.SystemAddress(s.env.Getenv), SessionBus: s.busAddress(), UID: s.env.UID, Log: s.log,
+		SystemBus: s.systemBus(), SessionBus: s.busAddress(), UID: s.env.UID, Log: s.log,
 	}, loginsession.Events{
 		Locked: func() { s.take(ctx, "the screen was locked", s.current.Load().Lock.Screen) },
 		Idle: func(idle bool) {

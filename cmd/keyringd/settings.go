@@ -30,6 +30,7 @@ type settings struct {
 	Remember       time.Duration
 	Replace        bool // take org.freedesktop.secrets from a daemon that allows it
 	P11KitSocket   bool // listen where p11-kit looks by itself, too
+	Landlock       bool // the daemon gives up what it does not need, where the kernel can
 
 	// In config.toml alone.
 	Confirm           confirmRules // the keys whose every use wants permission
@@ -110,6 +111,7 @@ func (e environment) defaults() settings {
 		Remember:       10 * time.Minute,
 		Notify:         true,
 		SecretService:  true,
+		Landlock:       true,
 		LogLevel:       slog.LevelInfo,
 		Lock:           lockSettings{Screen: lockActions{Forget: true}, Sleep: lockActions{Forget: true}},
 	}
@@ -130,6 +132,7 @@ func (s *settings) flags(fs *pflag.FlagSet) {
 	fs.DurationVar(&s.Remember, "remember", s.Remember, "how long a PIN or approval is remembered; 0: never")
 	fs.BoolVar(&s.Replace, "replace", s.Replace, "take org.freedesktop.secrets from a daemon that allows it")
 	fs.BoolVar(&s.P11KitSocket, "p11-kit-socket", s.P11KitSocket, "listen for PKCS #11 where p11-kit's own client looks, too")
+	fs.BoolVar(&s.Landlock, "landlock", s.Landlock, "give up what the daemon does not need, where the kernel has Landlock")
 }
 
 // providers is AllowProviders as the agent takes it, where an empty list is the

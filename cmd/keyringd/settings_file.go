@@ -35,6 +35,7 @@ type configFile struct {
 	Remember          *string   `toml:"remember"`
 	Replace           *bool     `toml:"replace"`
 	P11KitSocket      *bool     `toml:"p11-kit-socket"`
+	Landlock          *bool     `toml:"landlock"`
 	Confirm           *[]string `toml:"confirm"`
 	Notify            *bool     `toml:"notify"`
 	ConfirmForwarded  *bool     `toml:"confirm-forwarded"`
@@ -243,6 +244,7 @@ func (f *configFile) into(s *settings, home string) {
 	}
 	set(&s.Replace, f.Replace)
 	set(&s.P11KitSocket, f.P11KitSocket)
+	set(&s.Landlock, f.Landlock)
 	set(&s.Notify, f.Notify)
 	set(&s.ConfirmForwarded, f.ConfirmForwarded)
 	set(&s.RemoteChanges, f.RemoteChanges)

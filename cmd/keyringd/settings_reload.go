@@ -42,7 +42,7 @@ var restart = map[string]string{
 	"TPM": "tpm", "KeyDirs": "key-dir", "RuntimeDir": "runtime-dir", "DataDir": "data-dir", "Prompter": "prompter",
 	"Bus": "bus", "Upstream": "upstream", "Replace": "replace", "P11KitSocket": "p11-kit-socket",
 	"PKCS11StrictLogin": "pkcs11-strict-login", "AllowProviders": "allow-provider", "SecretService": "secret-service",
-	"ConfirmForwarded": "confirm-forwarded", "RemoteChanges": "allow-remote-changes",
+	"ConfirmForwarded": "confirm-forwarded", "Landlock": "landlock", "RemoteChanges": "allow-remote-changes",
 }
 
 // live returns the settings to go on with when the file says next: those of now

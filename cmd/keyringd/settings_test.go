@@ -48,6 +48,7 @@ allow-provider = ["/opt/*"]
 remember = "90s"
 replace = true
 p11-kit-socket = true
+landlock = false
 confirm = ["work-*", "~/.ssh/id_*", "id:00FF00FF"]
 notify = false
 secret-service = false

@@ -11,6 +11,7 @@ import (
 	"github.com/keyringd/keyringd/dbus/systemprompter"
 	"github.com/keyringd/keyringd/internal/listen"
 	"github.com/keyringd/keyringd/internal/secret"
+	"github.com/keyringd/keyringd/internal/spawn"
 	"github.com/keyringd/keyringd/prompt"
 	"github.com/keyringd/keyringd/prompt/pinentry"
 	"github.com/keyringd/keyringd/tpm"
@@ -18,18 +19,23 @@ import (
 	"github.com/keyringd/keyringd/tpm/swtpm"
 )
 
-// openPrompter returns who asks the user.
-func (d *daemon) openPrompter() (prompt.Prompter, error) {
+// asking is what prompters are chosen by.
+func (d *daemon) asking() pinentry.Env {
 	tty, err := pinentry.ForegroundTTY()
 	if err != nil {
 		tty = "" // started by a service manager, as usual
+	}
+	for _, path := range []string{tty, d.env.Getenv("GPG_TTY")} {
+		if path != "" {
+			d.terminals = append(d.terminals, path)
+		}
 	}
 	env := pinentry.Env{Environ: os.Environ(), Executable: d.executable, TTY: tty, Log: d.log}
 	if address := d.busAddress(); address != "" {
 		env.System = func(start bool) prompt.Prompter { return &systemprompter.Prompter{Address: address, Start: start} }
 		env.ScreenReader = func(ctx context.Context) bool { return systemprompter.ScreenReader(ctx, address) }
 	}
-	return pinentry.New(d.Prompter, env)
+	return env
 }
 
 // sockets are where the daemon listens.
@@ -92,7 +98,7 @@ func (s sockets) Close() {
 
 // openTPM returns the TPM to use, nil if there is none, and what puts it away.
 // Nothing is sent to it yet.
-func (d *daemon) openTPM(ctx context.Context, prompter prompt.Prompter) (*tpm.Device, func(), error) {
+func (d *daemon) openTPM(ctx context.Context, prompter prompt.Prompter, starter spawn.Starter) (*tpm.Device, func(), error) {
 	address := d.tpmAddress.Resolve()
 	closeSoftware := func() {}
 	switch address.Kind {
@@ -100,11 +106,10 @@ func (d *daemon) openTPM(ctx context.Context, prompter prompt.Prompter) (*tpm.De
 		d.log.Warn("no TPM: keys in TPM key files are not served", "tpm", d.TPM)
 		return nil, closeSoftware, nil
 	case link.Swtpm:
-		dir := address.Target
-		if dir == "" {
-			dir = filepath.Join(d.env.xdg("XDG_STATE_HOME", ".local/state"), "keyringd", "swtpm")
-		}
-		process, err := swtpm.Start(ctx, swtpm.Options{Dir: dir, Socket: filepath.Join(d.RuntimeDir, "swtpm"), Log: d.log})
+		options := d.softwareTPM()
+		options.Starter = starter
+		dir := options.Dir
+		process, err := swtpm.Start(ctx, options)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -132,6 +137,15 @@ func (d *daemon) openTPM(ctx context.Context, prompter prompt.Prompter) (*tpm.De
 		}
 		closeSoftware()
 	}, nil
+}
+
+// softwareTPM says where the software TPM lives, if that is what is set.
+func (d *daemon) softwareTPM() swtpm.Options {
+	dir := d.tpmAddress.Target
+	if dir == "" {
+		dir = filepath.Join(d.env.xdg("XDG_STATE_HOME", ".local/state"), "keyringd", "swtpm")
+	}
+	return swtpm.Options{Dir: dir, Socket: filepath.Join(d.RuntimeDir, "swtpm"), Log: d.log}
 }
 
 // askParentAuth asks for the authorization value of a TPM's hierarchy or parent

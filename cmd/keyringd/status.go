@@ -27,6 +27,7 @@ type status struct {
 	device  *tpm.Device // nil: none
 	folders *folder.Folders
 	vault   *vault
+	box     *sandbox
 }
 
 // facts returns names and values for Keyring1.Status. It asks the TPM what it
@@ -36,6 +37,7 @@ func (s *status) facts(ctx context.Context) map[string]any {
 		"SSHSocket":   s.sockets.ssh.Addr().String(),
 		"TokenSocket": s.sockets.pkcs11[0].Addr().String(),
 		"TPM":         s.address,
+		"Sandbox":     caller.Sanitize(s.box.fact(), maxReason),
 	}
 	s.keyrings(facts)
 	var skipped []string

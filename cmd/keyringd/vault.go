@@ -27,10 +27,10 @@ type vault struct {
 
 // openVault begins to open the store. Where another keyringd has it, that is an
 // error for whoever needs it, and it is opened as soon as the other ends.
-func (d *daemon) openVault(ctx context.Context, gate *keyring.Gate, device *tpm.Device) *vault {
+func (d *daemon) openVault(ctx context.Context, gate *keyring.Gate, device *tpm.Device, box *sandbox) *vault {
 	v := &vault{secrets: keyring.OpeningSecrets(gate), done: make(chan struct{})}
 	v.secrets.Log, v.secrets.TPM = d.log, device != nil
-	v.mover = &moving.Mover{Secrets: v.secrets, Gate: gate, Log: d.log}
+	v.mover = &moving.Mover{Secrets: v.secrets, Gate: gate, Log: d.log, Elsewhere: box.putArchive}
 	o := store.Options{Dir: d.DataDir, Log: d.log}
 	if device != nil {
 		sealer := tpmkeys.Sealer{Device: device}
