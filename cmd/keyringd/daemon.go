@@ -53,7 +53,7 @@ func (d *daemon) run(ctx context.Context) error {
 	defer box.Close()
 	asking := d.asking()
 	asking.Starter = box
-	box.orders = outside.Orders{Rules: d.programs(asking), Folders: d.KeyDirs}
+	box.orders = outside.Orders{Rules: d.programs(asking), Folders: d.KeyDirs, Home: d.env.Home}
 	asker, err := pinentry.New(d.Prompter, asking)
 	if err != nil {
 		return usageError{fmt.Errorf("--prompter: %w", err)}

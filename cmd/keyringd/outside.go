@@ -37,6 +37,18 @@ const (
 	kindArchive = "archive"
 )
 
+// keyFile wants a key file as it is written here, with no text around it.
+func keyFile(b []byte) error {
+	f, err := keyfile.Parse(b)
+	if err != nil {
+		return err
+	}
+	if text, err := f.PEM(); err != nil || !bytes.Equal(text, b) {
+		return errors.New("not only a key file")
+	}
+	return nil
+}
+
 // publicKey wants one line of a public key.
 func publicKey(b []byte) error {
 	if bytes.Count(b, []byte("\n")) > 1 {
@@ -62,9 +74,9 @@ func runOutside() int {
 		filterPKCS11: sshhelper.FilterPKCS11,
 		filterSK:     sshhelper.FilterSK,
 	}, map[string]outside.Check{
-		kindKey:     func(b []byte) error { _, err := keyfile.Parse(b); return err },
-		kindPublic:  publicKey,
-		kindArchive: archive.Check,
+		kindKey:     {Is: keyFile, Was: func(b []byte) error { _, err := keyfile.Parse(b); return err }, Hidden: true},
+		kindPublic:  {Is: publicKey, Suffix: pubfile.Suffix, Hidden: true},
+		kindArchive: {Is: archive.Check},
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "keyringd: the process outside of the sandbox:", err)

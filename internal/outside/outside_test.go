@@ -28,7 +28,9 @@ const outsideArgument = "outside-for-tests"
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == outsideArgument:
-		err := outside.Serve(os.NewFile(3, "inside"), os.Stdin, map[string]outside.Filter{"small": small}, map[string]outside.Check{"x": onlyX})
+		err := outside.Serve(os.NewFile(3, "inside"), os.Stdin, map[string]outside.Filter{"small": small}, map[string]outside.Check{
+			"x": {Is: onlyX}, "harmless": {Is: onlyX, Was: anything, Suffix: ".h", Hidden: true},
+		})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -56,6 +58,8 @@ func small(to io.Writer, from io.Reader, allow string) error {
 	}
 }
 
+func anything([]byte) error { return nil }
+
 func onlyX(data []byte) error {
 	if strings.Trim(string(data), "x") != "" {
 		return errors.New("something else")
@@ -82,9 +86,12 @@ func rules(t testing.TB) []outside.Rule {
 	}
 }
 
-func start(t *testing.T, folders ...string) *outside.Process {
+func start(t *testing.T) *outside.Process { return startIn(t, "") }
+
+// startIn has a home, and folders in which files may be put down.
+func startIn(t *testing.T, home string, folders ...string) *outside.Process {
 	t.Helper()
-	o, err := outside.Start(outside.Orders{Rules: rules(t), Folders: folders}, outsideArgument, nil)
+	o, err := outside.Start(outside.Orders{Rules: rules(t), Folders: folders, Home: home}, outsideArgument, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +236,7 @@ func TestPut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, text := range map[string]string{"same": "xx", "other": "abc"} {
+	for name, text := range map[string]string{"same": "xx", "other": "abc", "others.h": "by others"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -237,7 +244,7 @@ func TestPut(t *testing.T) {
 	if err := os.Symlink(hidden, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	o := start(t, keys)
+	o := startIn(t, dir, keys)
 	for _, test := range []struct {
 		name, kind, path, data string
 		replace                bool
@@ -252,6 +259,9 @@ func TestPut(t *testing.T) {
 		{"in a hidden folder", "x", ".hidden/file", "x", false, fs.ErrPermission},
 		{"in a hidden folder by another name", "x", "link/file", "x", false, fs.ErrPermission},
 		{"out of a key folder", "x", ".keys/../.profile", "x", false, fs.ErrPermission},
+		{"harmless anywhere", "harmless", ".hidden/file.h", "x", false, nil},
+		{"harmless with another name", "harmless", ".hidden/file", "x", false, fs.ErrPermission},
+		{"harmless, and written by others", "harmless", "others.h", "x", true, nil},
 		{"of no kind", "y", "y", "x", false, fs.ErrPermission},
 		{"no folder", "x", "none/x", "x", false, fs.ErrNotExist},
 	} {
@@ -263,6 +273,13 @@ func TestPut(t *testing.T) {
 		got, err := os.ReadFile(path)
 		if test.err == nil && string(got) != test.data {
 			t.Errorf("%s: %q was written: %v", test.name, got, err)
+		}
+	}
+	// Where nobody's programs look, a folder may be called what it likes.
+	away := startIn(t, keys)
+	for path, want := range map[string]error{hidden + "/y": nil, hidden + "/.y": fs.ErrPermission} {
+		if err := away.Put([]string{"x"}, atomicfile.File{Path: path, Data: []byte("x"), Perm: 0o600}); !errors.Is(err, want) {
+			t.Errorf("%s out of the home: %v", path, err)
 		}
 	}
 	err = o.Put([]string{"x"}, atomicfile.File{Path: dir + "/bad", Data: []byte("evil"), Perm: 0o777})

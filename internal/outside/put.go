@@ -24,9 +24,26 @@ const (
 	maxPutFiles = 2
 )
 
-// A Check wants the contents of a file to be of a kind, whole and with nothing
-// else in it.
-type Check func(data []byte) error
+// A Check is what a kind of files must be like.
+type Check struct {
+	// Is wants contents to be of the kind, whole and with nothing else in it.
+	Is func(data []byte) error
+	// Was wants contents of the kind that may be replaced, whoever wrote them and
+	// however; nil: Is.
+	Was func(data []byte) error
+	// Suffix is what their names end with.
+	Suffix string
+	// Hidden lets them be anywhere: a program that takes such a file for one of its
+	// own finds nothing in it.
+	Hidden bool
+}
+
+func (c Check) replaceable(data []byte) error {
+	if c.Was != nil {
+		return c.Was(data)
+	}
+	return c.Is(data)
+}
 
 // putFile is an atomicfile.File on its way. Its contents come as a file.
 type putFile struct {
@@ -37,9 +54,9 @@ type putFile struct {
 }
 
 // Put puts files down where the daemon itself cannot, of kinds that [Serve] has a
-// Check for: not into a hidden folder, nor by a hidden name, except in the
-// folders that [Start] was told of, and in the place of another file only if that
-// is of the same kind. Errors are as those of atomicfile; it is an
+// [Check] for: in the home not into a hidden folder, nor by a hidden name, except
+// in the folders that [Start] was told of or if the kind may be there, and in the
+// place of another file only if that is of the same kind. Errors are as those of atomicfile; it is an
 // fs.ErrPermission if it may not be.
 func (o *Process) Put(kinds []string, files ...atomicfile.File) error {
 	m := message{Op: opPut}
@@ -99,8 +116,8 @@ func (s *server) place(m message) error {
 	var files []atomicfile.File
 	for i, p := range m.Put {
 		f := atomicfile.File{Path: p.Path, Perm: p.Perm & 0o644, Replace: p.Replace}
-		check := s.checks[p.Kind]
-		if check == nil || !s.mayPut(p.Path) {
+		check, ok := s.checks[p.Kind]
+		if !ok || !strings.HasSuffix(p.Path, check.Suffix) || !s.mayPut(p.Path, check) {
 			return &fs.PathError{Op: "write", Path: p.Path, Err: syscall.EACCES}
 		}
 		var err error
@@ -108,7 +125,7 @@ func (s *server) place(m message) error {
 			return err
 		}
 		defer clear(f.Data)
-		if err := check(f.Data); err != nil {
+		if err := check.Is(f.Data); err != nil {
 			return fmt.Errorf("%s: %w", p.Path, err)
 		}
 		if err := replaceable(f, check); err != nil {
@@ -134,9 +151,9 @@ func (s *server) place(m message) error {
 	return staged.Commit()
 }
 
-// mayPut reports whether a file may be put at a path: hidden ones are what
-// programs run at the start of a session, or take their settings from.
-func (s *server) mayPut(path string) bool {
+// mayPut reports whether a file may be put at a path: hidden ones in the home are
+// what programs run at the start of a session, or take their settings from.
+func (s *server) mayPut(path string, check Check) bool {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return false
 	}
@@ -145,13 +162,21 @@ func (s *server) mayPut(path string) bool {
 		return true // it will not be written
 	}
 	real := filepath.Join(dir, filepath.Base(path))
-	for _, folder := range s.folders {
-		if folder, err := filepath.EvalSymlinks(folder); err == nil && strings.HasPrefix(real, folder+"/") {
-			return true
-		}
+	if check.Hidden || slices.ContainsFunc(s.folders, func(folder string) bool { return isIn(real, folder) }) {
+		return true
+	}
+	names := []string{filepath.Base(real)}
+	if home, err := filepath.EvalSymlinks(s.home); err != nil || isIn(real, home) {
+		names = strings.Split(strings.TrimPrefix(real, home), "/")
 	}
 	hidden := func(name string) bool { return strings.HasPrefix(name, ".") }
-	return !slices.ContainsFunc(strings.Split(real, "/"), hidden)
+	return !slices.ContainsFunc(names, hidden)
+}
+
+// isIn reports whether a path without links is in a folder.
+func isIn(real, folder string) bool {
+	folder, err := filepath.EvalSymlinks(folder)
+	return err == nil && strings.HasPrefix(real, folder+"/")
 }
 
 // replaceable wants a file that is to be replaced to be of the same kind.
@@ -176,7 +201,7 @@ func replaceable(f atomicfile.File, check Check) error {
 	if err != nil {
 		return err
 	}
-	if len(data) > 0 && check(data) != nil {
+	if len(data) > 0 && check.replaceable(data) != nil {
 		return refused
 	}
 	return nil

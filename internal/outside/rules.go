@@ -41,6 +41,7 @@ type Rule struct {
 type Orders struct {
 	Rules   []Rule   // start programs
 	Folders []string // put files down in these, hidden or not
+	Home    string   // the user's: what is hidden in it may be a program's
 }
 
 // A Filter reads what goes to a program's standard input and writes on what may.

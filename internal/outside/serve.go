@@ -32,7 +32,7 @@ func Serve(conn, orders *os.File, filters map[string]Filter, checks map[string]C
 	if err != nil {
 		return err
 	}
-	s := server{link: l, rules: o.Rules, folders: o.Folders, filters: filters, checks: checks, running: map[uint64]spawn.Process{}}
+	s := server{link: l, rules: o.Rules, folders: o.Folders, home: o.Home, filters: filters, checks: checks, running: map[uint64]spawn.Process{}}
 	runtime.GC() // what reading them took is more than everything else
 	buf := make([]byte, maxMessage)
 	for {
@@ -53,6 +53,7 @@ type server struct {
 	link    *link
 	rules   []Rule
 	folders []string
+	home    string
 	filters map[string]Filter
 	checks  map[string]Check
 
