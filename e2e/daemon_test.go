@@ -54,17 +54,17 @@ func TestFolderChanges(t *testing.T) {
 		t.Fatalf("an empty folder lists %q", out)
 	}
 	s.Key("moving", first)
-	await(t, 2*time.Second, "added key", func() bool { return strings.Contains(list(), "moving") })
+	await(t, "added key", func() bool { return strings.Contains(list(), "moving") })
 	before := list()
 	s.Key("moving", second)
-	await(t, 2*time.Second, "replaced key", func() bool { now := list(); return now != before && strings.Contains(now, "moving") })
+	await(t, "replaced key", func() bool { now := list(); return now != before && strings.Contains(now, "moving") })
 	if err := verify(t, s, "moving", []byte("x")); err != nil {
 		t.Error(err)
 	}
 	if err := os.Remove(filepath.Join(s.Keys, "moving")); err != nil {
 		t.Fatal(err)
 	}
-	await(t, 2*time.Second, "removal", func() bool { return strings.Contains(list(), "no identities") })
+	await(t, "removal", func() bool { return strings.Contains(list(), "no identities") })
 }
 
 // TestListDuringPrompt holds a PIN prompt open: listing and other keys go on,
@@ -93,7 +93,7 @@ func TestListDuringPrompt(t *testing.T) {
 		t.Fatal(err)
 	}
 	var pid int
-	await(t, 10*time.Second, "prompt", func() bool {
+	await(t, "prompt", func() bool {
 		text, _ := os.ReadFile(filepath.Join(s.Dir, "open"))
 		n, _ := fmt.Sscan(string(text), &pid)
 		return n == 1
@@ -109,7 +109,7 @@ func TestListDuringPrompt(t *testing.T) {
 	}
 	cancel()
 	_ = asker.Wait()
-	await(t, 5*time.Second, "end of the prompt", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+	await(t, "end of the prompt", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
 }
 
 // TestSoftwareTPM starts the daemon's own software TPM, and expects it to end

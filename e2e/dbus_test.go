@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/daemontest"
@@ -32,7 +31,7 @@ func TestBus(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	await(t, 10*time.Second, "answer to keyringctl", func() bool { _, err := ctl("key", "list"); return err == nil })
+	await(t, "answer to keyringctl", func() bool { _, err := ctl("key", "list"); return err == nil })
 
 	var listed []struct{ ID, Label, Kind string }
 	out, err := ctl("key", "list", "--json")
@@ -48,7 +47,7 @@ func TestBus(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.Keys, "open"), tpm.OpenSSLKey(t, "EC:P-256", "", 0), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	await(t, 5*time.Second, "status that names a file left out", func() bool {
+	await(t, "status that names a file left out", func() bool {
 		out, err = ctl("status")
 		return err == nil && strings.Contains(out, "chmod 600")
 	})
@@ -78,7 +77,7 @@ func TestBus(t *testing.T) {
 	}
 
 	bus.Restart()
-	await(t, 10*time.Second, "return to the bus", func() bool { _, err := ctl("key", "list"); return err == nil })
+	await(t, "return to the bus", func() bool { _, err := ctl("key", "list"); return err == nil })
 	if _, err := s.Client().List(); err != nil {
 		t.Errorf("the ssh-agent socket after the bus was restarted: %v", err)
 	}

@@ -25,7 +25,7 @@ const hanging = "#!/bin/sh\necho $$ >\"$(dirname \"$0\")/open\"\necho OK\n" +
 // openPrompt waits for a hanging pinentry and returns its process.
 func openPrompt(t *testing.T, s *daemontest.Session) (pid int) {
 	t.Helper()
-	await(t, 20*time.Second, "prompt", func() bool {
+	await(t, "prompt", func() bool {
 		text, _ := os.ReadFile(filepath.Join(s.Dir, "open"))
 		n, _ := fmt.Sscan(string(text), &pid)
 		return n == 1
@@ -67,7 +67,7 @@ func TestSessionBusRestarts(t *testing.T) {
 		start := time.Now()
 		conn = c.connect()
 		for _, name := range []string{"org.freedesktop.secrets", "io.github.keyringd"} {
-			await(t, 20*time.Second, name+" on the new bus", func() bool {
+			await(t, name+" on the new bus", func() bool {
 				var owned bool
 				err := conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, name).Store(&owned)
 				return err == nil && owned
@@ -100,7 +100,7 @@ func TestSessionBusRestarts(t *testing.T) {
 	if err := <-unlocked; err == nil {
 		t.Error("unlocked by a question that nobody answered")
 	}
-	await(t, 20*time.Second, "end of the prompt", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+	await(t, "end of the prompt", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
 }
 
 // connect returns a plain connection to the bus.
@@ -147,7 +147,7 @@ func TestSocketsTakenAway(t *testing.T) {
 	back := func(what string) {
 		t.Helper()
 		for _, path := range all {
-			await(t, 30*time.Second, path+" after "+what, func() bool { return listens(t, s, path) })
+			await(t, path+" after "+what, func() bool { return listens(t, s, path) })
 			info, err := os.Stat(path)
 			if err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("after %s: %v, %v", what, info.Mode(), err)
@@ -185,7 +185,7 @@ func TestSocketsTakenAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	const told = "socket was taken away and cannot be made again"
-	await(t, 30*time.Second, "word of another owner", func() bool { return strings.Contains(s.Log.String(), told) })
+	await(t, "word of another owner", func() bool { return strings.Contains(s.Log.String(), told) })
 	if listens(t, s, s.Socket) {
 		t.Error("the daemon took the socket from a live owner")
 	}
@@ -231,7 +231,7 @@ func TestFlood(t *testing.T) {
 		_, err = agent.Sign(keys[0], []byte("x"))
 		return err == nil
 	}
-	await(t, 20*time.Second, "the key", serves)
+	await(t, "the key", serves)
 	for _, f := range []struct {
 		name   string
 		socket string
@@ -244,16 +244,16 @@ func TestFlood(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			before := footprintOf(t, c.PID())
 			floodWith(t, f.socket, f.first)
-			await(t, 60*time.Second, "a signature after all that", serves)
+			await(t, "a signature after all that", serves)
 			if got, err := secrets.Secret(item); err != nil || string(got) != "swordfish" {
 				t.Errorf("a secret after all that: %q, %v", got, err)
 			}
-			await(t, 60*time.Second, "a PKCS #11 client after all that", func() bool {
+			await(t, "a PKCS #11 client after all that", func() bool {
 				out, err := tokenTool(t, c.Session, "-O")
 				return err == nil && strings.Contains(out, "Private Key Object")
 			})
 			var now footprint
-			await(t, 60*time.Second, "the daemon to be as it was", func() bool {
+			await(t, "the daemon to be as it was", func() bool {
 				now = footprintOf(t, c.PID())
 				return now.descriptors <= before.descriptors+2
 			})

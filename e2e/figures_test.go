@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/keyringd/keyringd/internal/daemontest"
 	"github.com/keyringd/keyringd/tpm/tpmtest"
@@ -142,7 +141,7 @@ func TestIdleMemory(t *testing.T) {
 	}
 	const limit = 12 << 10
 	kb := 0
-	await(t, 20*time.Second, "the daemon to be small", func() bool {
+	await(t, "the daemon to be small", func() bool {
 		kb = footprintOf(t, s.PID()).kilobytes
 		return kb <= limit
 	})

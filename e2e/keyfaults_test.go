@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
@@ -46,7 +45,7 @@ func (d *desk) stage(key []byte) {
 	d.Write(".ssh/id", string(key), 0o600)
 	d.Answer("old")
 	d.Write("new", "new", 0o600)
-	await(d.t, 10*time.Second, "list the key", func() bool {
+	await(d.t, "list the key", func() bool {
 		out, _, status := d.ctl("key", "list")
 		return status == 0 && strings.Contains(out, filepath.Join(d.Keys, "id"))
 	})

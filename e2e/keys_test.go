@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/daemontest"
@@ -52,7 +51,7 @@ func newDesk(t *testing.T, tpm string, flags ...string) *desk {
 	d.Write("pinentry", chooser, 0o700)
 	d.Write("new", "", 0o600)
 	d.Start(tpm, append([]string{"--bus", d.bus.Address}, flags...)...)
-	await(t, 10*time.Second, "answer to keyringctl", func() bool { _, _, status := d.ctl("status"); return status == 0 })
+	await(t, "answer to keyringctl", func() bool { _, _, status := d.ctl("status"); return status == 0 })
 	return d
 }
 
@@ -251,7 +250,7 @@ func TestKeyKeeping(t *testing.T) {
 	path := d.Key("work", tpm.OpenSSLKey(t, "EC:P-256", "old-pin", 0))
 	d.Answer("old-pin")
 	d.Write("new", "new-pin", 0o600)
-	await(t, 10*time.Second, "new key", func() bool { return strings.Contains(d.mustCtl("key", "list"), path) })
+	await(t, "new key", func() bool { return strings.Contains(d.mustCtl("key", "list"), path) })
 
 	if out := d.mustCtl("key", "passwd", path); !strings.Contains(out, "Changed the PIN of "+path) {
 		t.Errorf("key passwd:\n%s", out)
@@ -268,7 +267,7 @@ func TestKeyKeeping(t *testing.T) {
 	}
 
 	d.mustCtl("key", "label", "work", "at the office")
-	await(t, 5*time.Second, "label", func() bool { return strings.Contains(d.mustCtl("key", "list"), "at the office") })
+	await(t, "label", func() bool { return strings.Contains(d.mustCtl("key", "list"), "at the office") })
 
 	created := d.mustCtl("key", "new", "fresh", "--no-pin", "--json")
 	var key struct{ ID string }
@@ -342,7 +341,7 @@ func TestKeysWithout(t *testing.T) {
 		d.Key("k", tpm.OpenSSLKey(t, "EC:P-256", "right-pin", 0))
 		tpm.Tool(t, d.Dir, "tpm2_dictionarylockout", "--setup-parameters", "--max-tries=1", "--recovery-time=1000", "--lockout-recovery-time=1000")
 		d.Answer("wrong-pin")
-		await(t, 10*time.Second, "new key", func() bool { return strings.Contains(d.mustCtl("key", "list"), d.Keys) })
+		await(t, "new key", func() bool { return strings.Contains(d.mustCtl("key", "list"), d.Keys) })
 		d.refused(1, []string{"TPM"}, "key", "passwd", "k")
 	})
 }
@@ -359,7 +358,7 @@ func TestSealedFiles(t *testing.T) {
 	if err := monitor.Start(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, 10*time.Second, "message on the monitor", func() bool { d.mustCtl("status"); return strings.Contains(seen.String(), "Status") })
+	await(t, "message on the monitor", func() bool { d.mustCtl("status"); return strings.Contains(seen.String(), "Status") })
 
 	const canary = "the-canary\x00of 31 bytes, no more.\n"
 	d.Write("plain", canary, 0o600)
@@ -391,7 +390,7 @@ func TestSealedFiles(t *testing.T) {
 	if _, errs, status := d.ctl("seal", "much.sealed", "--input", "much", "--no-pin"); status != 1 || !strings.Contains(errs, "byte") {
 		t.Errorf("more than the TPM takes: status %d\n%s", status, errs)
 	}
-	await(t, 10*time.Second, "message on the monitor", func() bool { return strings.Contains(seen.String(), "much.sealed") })
+	await(t, "message on the monitor", func() bool { return strings.Contains(seen.String(), "much.sealed") })
 	for _, word := range []string{"the-canary", "seal-pin", "of 31 bytes"} {
 		if strings.Contains(seen.String(), word) || strings.Contains(d.Log.String(), word) {
 			t.Errorf("%q was on the bus or in the journal", word)

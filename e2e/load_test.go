@@ -67,7 +67,7 @@ func TestManyKeys(t *testing.T) {
 			}
 			after := footprintOf(t, s.PID())
 			var rests footprint
-			await(t, time.Minute, fmt.Sprintf("the daemon to take no more than %d kB", maxManyKilobytes), func() bool {
+			await(t, fmt.Sprintf("the daemon to take no more than %d kB", maxManyKilobytes), func() bool {
 				rests = footprintOf(t, s.PID())
 				return rests.kilobytes <= maxManyKilobytes
 			})

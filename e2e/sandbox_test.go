@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
@@ -39,7 +38,7 @@ func (d *desk) sandbox() string {
 
 func (d *desk) awaitSandbox(what string) {
 	d.t.Helper()
-	await(d.t, 30*time.Second, "sandbox that is "+what, func() bool { return strings.Contains(d.sandbox(), what) })
+	await(d.t, "sandbox that is "+what, func() bool { return strings.Contains(d.sandbox(), what) })
 }
 
 // children are the processes that a process has started.
@@ -131,7 +130,7 @@ func TestSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.mustCtl("key", "new", "later", "--no-pin")
-	await(t, 10*time.Second, "key in the new folder", func() bool { return strings.Contains(d.mustCtl("key", "list"), d.Keys+"/later") })
+	await(t, "key in the new folder", func() bool { return strings.Contains(d.mustCtl("key", "list"), d.Keys+"/later") })
 	if s := d.sandbox(); !strings.Contains(s, "another folder") {
 		t.Errorf("status says %q", s)
 	}
@@ -221,13 +220,13 @@ func TestProcessOutsideIsKilled(t *testing.T) {
 	s := daemontest.New(t)
 	s.Must("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "plain", "-f", filepath.Join(s.Keys, "plain"))
 	s.Start("none")
-	await(t, 30*time.Second, "sandbox", func() bool { return strings.Contains(s.Log.String(), "in its sandbox") })
+	await(t, "sandbox", func() bool { return strings.Contains(s.Log.String(), "in its sandbox") })
 	for _, pid := range children(t, s.PID()) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
-	await(t, 30*time.Second, "end of the daemon", func() bool {
+	await(t, "end of the daemon", func() bool {
 		return strings.Contains(s.Log.String(), "keyringd: the process outside of the sandbox has ended")
 	})
 	s.Kill() // it has ended, and is waited for
@@ -243,10 +242,10 @@ func TestProcessOutsideEndsWithTheDaemon(t *testing.T) {
 	s := daemontest.New(t)
 	for name, end := range map[string]func(){"told to": func() { _ = s.Stop() }, "killed": s.Kill} {
 		s.Start("none")
-		await(t, 30*time.Second, "process outside", func() bool { return len(children(t, s.PID())) == 1 })
+		await(t, "process outside", func() bool { return len(children(t, s.PID())) == 1 })
 		pid := children(t, s.PID())[0]
 		end()
-		await(t, 30*time.Second, "end of the process outside of a daemon that was "+name, func() bool {
+		await(t, "end of the process outside of a daemon that was "+name, func() bool {
 			return syscall.Kill(pid, 0) == syscall.ESRCH || zombie(pid)
 		})
 	}

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/daemontest"
@@ -101,7 +100,7 @@ func (c cabinet) browse(display string, w *website) string {
 	}
 	// Its children hold its output open: they end with it.
 	defer func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }()
-	await(c.t, 2*time.Minute, "page in Chromium", func() bool {
+	await(c.t, "page in Chromium", func() bool {
 		_, now := w.seen()
 		return now > shown
 	})

@@ -171,7 +171,7 @@ func TestSecretsSurviveKill(t *testing.T) {
 func (c cabinet) reconnect() *secretstest.Client {
 	c.t.Helper()
 	var client *secretstest.Client
-	await(c.t, time.Minute, "Secret Service", func() (ok bool) {
+	await(c.t, "Secret Service", func() (ok bool) {
 		var err error
 		client, err = secretstest.Dial(c.bus.Address)
 		return err == nil

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/daemontest"
@@ -50,7 +49,7 @@ func TestSeahorse(t *testing.T) {
 		})
 	}
 	start(accessible, "--launch-immediately")
-	await(t, time.Minute, "accessibility service", func() bool {
+	await(t, "accessibility service", func() bool {
 		_, err := c.run("", "busctl", "--address="+c.bus.Address, "call", "org.a11y.Bus", "/org/a11y/bus", "org.a11y.Bus", "GetAddress")
 		return err == nil
 	})
@@ -64,10 +63,10 @@ func TestSeahorse(t *testing.T) {
 		}
 	}
 	person("see", "show", "lock")
-	await(t, time.Minute, "lock by seahorse", c.locked)
+	await(t, "lock by seahorse", c.locked)
 	before := c.Prompts()
 	person("unlock")
-	await(t, time.Minute, "unlocking by seahorse", func() bool { return !c.locked() })
+	await(t, "unlocking by seahorse", func() bool { return !c.locked() })
 	if n := c.Prompts() - before; n != 1 {
 		t.Errorf("unlocking asked %d questions, want one", n)
 	}
@@ -81,9 +80,9 @@ func TestSeahorse(t *testing.T) {
 	c.Write("new", "another one", 0o600)
 	before = c.Prompts()
 	person("password")
-	await(t, time.Minute, "questions for the old and the new passphrase", func() bool { return c.Prompts() == before+2 })
+	await(t, "questions for the old and the new passphrase", func() bool { return c.Prompts() == before+2 })
 	client := c.client()
-	await(t, time.Minute, "end of the change", func() bool { return client.UnlockWith(secretstest.Login, "another one") == nil })
+	await(t, "end of the change", func() bool { return client.UnlockWith(secretstest.Login, "another one") == nil })
 	for line := range strings.Lines(said.String()) {
 		if strings.Contains(line, "libsecret-") || strings.Contains(line, "-CRITICAL") {
 			t.Errorf("seahorse said %s", line)

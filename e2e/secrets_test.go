@@ -33,7 +33,7 @@ func newCabinet(t *testing.T, tpm string, flags ...string) cabinet {
 func (c cabinet) begin(tpm string, flags ...string) {
 	c.t.Helper()
 	c.Start(tpm, append([]string{"--bus", c.bus.Address, "--remember", "0"}, flags...)...)
-	await(c.t, 20*time.Second, "answer to keyringctl", func() bool { _, _, status := c.ctl("status"); return status == 0 })
+	await(c.t, "answer to keyringctl", func() bool { _, _, status := c.ctl("status"); return status == 0 })
 }
 
 // again ends keyringd as a logout does, and starts it anew.

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/keyringd/keyringd/internal/secretstest"
 )
@@ -31,14 +30,14 @@ func TestTwoDaemonsOneFolder(t *testing.T) {
 			t.Error("unlocked")
 		}
 	}
-	await(t, 20*time.Second, "the second to notice", func() bool { return strings.Contains(second.Log.String(), "another keyringd") })
+	await(t, "the second to notice", func() bool { return strings.Contains(second.Log.String(), "another keyringd") })
 	refused()
 	if out, _, status := second.ctl("status"); status != 0 || !strings.Contains(out, "another keyringd") {
 		t.Errorf("status %d: %s", status, out)
 	}
 	finds := func(c cabinet, client *secretstest.Client) {
 		t.Helper()
-		await(t, 20*time.Second, "the folder to change hands", func() bool { _, _, err := client.Search(map[string]string{"a": "1"}); return err == nil })
+		await(t, "the folder to change hands", func() bool { _, _, err := client.Search(map[string]string{"a": "1"}); return err == nil })
 		if err := client.Unlock(secretstest.Login); err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +57,7 @@ func TestTwoDaemonsOneFolder(t *testing.T) {
 	// And back, when the second ends in order.
 	first.begin("none")
 	client = first.client()
-	await(t, 20*time.Second, "the first to notice", func() bool { return strings.Contains(first.Log.String(), "another keyringd") })
+	await(t, "the first to notice", func() bool { return strings.Contains(first.Log.String(), "another keyringd") })
 	refused()
 	if err := second.Stop(); err != nil {
 		t.Error(err)

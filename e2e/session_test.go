@@ -55,7 +55,7 @@ func TestWholeSession(t *testing.T) {
 
 	// As the kernel's resource manager: it outlives the chip's resets.
 	l.Start(l.tpm.ResourceManager().Address().String(), "--bus", l.bus.Address)
-	await(t, 20*time.Second, "answer to keyringctl", func() bool { _, _, status := l.ctl("status"); return status == 0 })
+	await(t, "answer to keyringctl", func() bool { _, _, status := l.ctl("status"); return status == 0 })
 	if what := l.logind.AwaitInhibitor(); what != "sleep delay" {
 		t.Errorf("the inhibitor is for %q", what)
 	}
@@ -178,7 +178,7 @@ func (l *login) happens(why string, event func()) {
 	said := func() int { return strings.Count(l.Log.String(), strconv.Quote(why)) }
 	before := said()
 	event()
-	await(l.t, 20*time.Second, why, func() bool { return said() > before })
+	await(l.t, why, func() bool { return said() > before })
 }
 
 // sleepsAndWakes closes the lid and opens it again.
@@ -261,7 +261,7 @@ func (l *login) logsOut() {
 	openPrompt(l.t, l.Session)
 
 	l.happens("the user logged out", func() { l.logind.Logout(false) })
-	await(l.t, 20*time.Second, "end of the added key", func() bool { return strings.Count(l.Must("ssh-add", "-L"), "\n") == 1 })
+	await(l.t, "end of the added key", func() bool { return strings.Count(l.Must("ssh-add", "-L"), "\n") == 1 })
 	if !l.locked() {
 		l.t.Error("the keyring is open after the logout")
 	}
@@ -280,7 +280,7 @@ func (l *login) logsOut() {
 			l.t.Errorf("somebody answers at %s", socket)
 		}
 	}
-	await(l.t, 20*time.Second, "end of every program", func() bool { return len(l.running()) == 0 })
+	await(l.t, "end of every program", func() bool { return len(l.running()) == 0 })
 	if all := l.running(); len(all) != 0 {
 		l.t.Errorf("still running: %q", all)
 	}

@@ -215,7 +215,8 @@ func TestNoDisplay(t *testing.T) {
 				if !strings.HasPrefix(got, "ERR 83886081 cannot open a window: ") {
 					t.Errorf("%s: %q", command, got)
 				}
-				if took := time.Since(began); took > 2*time.Second {
+				// Two seconds on a machine with nothing else to do.
+				if took := time.Since(began); took > 20*time.Second {
 					t.Errorf("%s: said so after %v", command, took)
 				}
 			}
