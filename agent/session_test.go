@@ -85,7 +85,8 @@ func TestHangUpCancelsSign(t *testing.T) {
 				t.Fatal(err)
 			}
 			receive(t, k.left, "the sign to be cancelled")
-			if took := time.Since(begin); took > time.Second {
+			// A second, where nothing else is going on.
+			if took := time.Since(begin); took > 10*time.Second {
 				t.Errorf("cancelled after %v", took)
 			}
 		})

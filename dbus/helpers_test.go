@@ -103,7 +103,7 @@ func (h *house) awaitName() time.Duration {
 	if has {
 		return time.Since(begin)
 	}
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		select {
 		case s := <-signals:
@@ -121,7 +121,7 @@ func await(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-tick.C {
 		if cond() {
 			return
 		}

@@ -388,7 +388,7 @@ func TestBusRestarts(t *testing.T) {
 		h.bus.Restart()
 		took := h.awaitName()
 		longest = max(longest, took)
-		if took > 2*time.Second {
+		if took > 20*time.Second {
 			t.Errorf("restart %d: the name was back after %v", i, took)
 		}
 		c = h.client()

@@ -34,7 +34,7 @@ func (u *user) withFile(at path, method string, args ...any) (written []byte, ca
 	}
 	call = u.call(at, method, args...)
 	_ = w.Close()
-	_ = r.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = r.SetReadDeadline(time.Now().Add(time.Minute))
 	written, err = io.ReadAll(r)
 	if err != nil {
 		u.t.Fatalf("%s: %v: the file was not closed", method, err)

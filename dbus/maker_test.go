@@ -354,7 +354,7 @@ func next(t *testing.T, signals <-chan *godbus.Signal) *godbus.Signal {
 			if strings.HasSuffix(s.Name, ".Progress") {
 				return s
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("no signal")
 		}
 	}

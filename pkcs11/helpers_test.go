@@ -33,7 +33,7 @@ import (
 )
 
 // patience is how long a test waits for something that happens at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func must[T any](v T, err error) T {
 	if err != nil {

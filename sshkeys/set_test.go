@@ -162,7 +162,7 @@ func TestHostileFolder(t *testing.T) {
 
 	start := time.Now()
 	s := serve(t, d)
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 	if got := s.paths(); !slices.Equal(got, good) {

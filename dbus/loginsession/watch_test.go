@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long an event may take on a busy machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // A room is a watcher and what it told.
 type room struct {

@@ -72,12 +72,12 @@ func (r *recorder) count(path string) int {
 	return r.loads[path]
 }
 
-// within is how soon a change must be known: a second, and what a machine at
-// full load may add. Without the kernel's events it would be Poll, far longer.
-const within = 4 * time.Second
+// within is how long a change may take to be known on a machine at full load.
+// Without the kernel's events it would be never: nothing is polled.
+const within = time.Minute
 
 func TestNoticedWithinASecond(t *testing.T) {
-	if o := withDefaults(Options{}); maxSettles*o.Settle > time.Second/2 || o.Poll <= within {
+	if o := withDefaults(Options{}); maxSettles*o.Settle > time.Second/2 || o.Poll <= time.Second {
 		t.Errorf("a change may wait %v for its scan, or %v", maxSettles*o.Settle, o.Poll)
 	}
 }
@@ -101,6 +101,9 @@ func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)
 // watch starts watching, and ends it with the test.
 func watch(t *testing.T, o Options, c ...Consumer) *Folders {
 	t.Helper()
+	if o.Poll == 0 {
+		o.Poll = time.Hour
+	}
 	if o.Log == nil {
 		o.Log = quiet()
 	}

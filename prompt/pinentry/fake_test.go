@@ -23,7 +23,7 @@ import (
 	"github.com/keyringd/keyringd/prompt"
 )
 
-const within = 20 * time.Second
+const within = time.Minute
 
 // The test binary plays a prompt program when its first argument says so: the
 // environment of a prompt program is filtered.
