@@ -115,19 +115,32 @@ func (s *screen) place() (x, y, w, h int) {
 }
 
 // waiting returns the keyring-ui that the daemon keeps ready, 0 if there is none.
+// The daemon's process outside of its sandbox has started it, where there is one.
 func waiting(d *daemontest.Session) int {
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range all {
 		line, _ := os.ReadFile(path)
-		stat, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "stat"))
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		if fields := strings.Fields(rest); len(fields) > 1 && fields[0] != "Z" && fields[1] == strconv.Itoa(d.PID()) &&
-			strings.Contains(string(line), "--standby") {
-			n, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if !strings.Contains(string(line), "--standby") {
+			continue
+		}
+		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if by := parent(n); by != 0 && (by == d.PID() || parent(by) == d.PID()) {
 			return n
 		}
 	}
 	return 0
+}
+
+// parent returns a process's parent, 0 if it has ended.
+func parent(pid int) int {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 || fields[0] == "Z" {
+		return 0
+	}
+	n, _ := strconv.Atoi(fields[1])
+	return n
 }
 
 // The daemon keeps a window ready between questions, and needs it for none.
