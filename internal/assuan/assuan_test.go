@@ -234,7 +234,7 @@ func TestUnsendableCommands(t *testing.T) {
 func TestBuffersAreCleared(t *testing.T) {
 	const canary = "canary4711"
 	var out bytes.Buffer
-	c := NewClient(strings.NewReader("D "+canary+"\nOK "+canary+"\nERR 1 "+canary+"\n"), &out)
+	c := NewClient(io.MultiReader(strings.NewReader("D "+canary+"\nOK "+canary+"\n"), strings.NewReader("ERR 1 "+canary+"\n")), &out)
 	data, err := c.reply()
 	if err != nil || text(data) != canary {
 		t.Fatal(err)
@@ -280,5 +280,28 @@ func TestErrorShowsItsCode(t *testing.T) {
 	}
 	if Errorf(CodeCanceled, "").Code != 83886179 || Errorf(CodeTimeout, "").Code != 83886142 {
 		t.Error("codes are not pinentry's")
+	}
+}
+
+// A server that says more than it was asked for is not asked any more: what it
+// said could be taken for the answer.
+func TestAnswerWithoutAQuestion(t *testing.T) {
+	for more, fine := range map[string]bool{
+		"OK\n": false, "D x\nOK\n": false, "O": false, "# all is well\nERR 1 no\n": false,
+		"": true, "\r\n": true, "# all is well\n\n": true, "S PROGRESS\n": true,
+	} {
+		var sent bytes.Buffer
+		c := NewClient(io.MultiReader(strings.NewReader("OK ready\n"+more), strings.NewReader("OK\n")), &sent)
+		if err := c.Greeting(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.Do("CONFIRM")
+		if fine && err != nil || !fine && (!errors.Is(err, ErrProtocol) || sent.Len() > 0) {
+			t.Errorf("after %q: %v, sent %q", more, err, sent.String())
+		}
+		c.Close()
+		if _, err := c.Do("BYE"); err == nil {
+			t.Errorf("after %q: a command after the end", more)
+		}
 	}
 }

@@ -44,9 +44,15 @@ func (c *Client) Greeting() error {
 // to Wipe. The command is sent as it is: use [Escape] for its arguments. An
 // inquiry of the server is cancelled.
 //
+// A server that has already said more than it was asked for is out of step: what
+// it says next could be taken for the answer to this command, which is not sent.
+//
 // An *[Error] is the server's answer; after any other error the connection is
 // useless.
 func (c *Client) Do(command string) (secret.Bytes, error) {
+	if c.ahead() {
+		return secret.Bytes{}, fmt.Errorf("an answer without a question: %w", ErrProtocol)
+	}
 	if err := c.writeLine(func(b []byte) []byte { return append(b, command...) }); err != nil {
 		return secret.Bytes{}, err
 	}

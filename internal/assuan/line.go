@@ -28,6 +28,23 @@ func (w *wire) wipe() {
 	w.out.Wipe()
 }
 
+// ahead reports whether something has been read that is part of a reply, which
+// comments, status and empty lines alone are not.
+func (w *wire) ahead() (ahead bool) {
+	w.in.Use(func(buf []byte) {
+		if buf == nil {
+			return
+		}
+		for line := range bytes.Lines(buf[w.from:w.to]) {
+			kind, _ := word(bytes.TrimRight(line, "\r\n"))
+			if len(kind) > 0 && kind[0] != '#' && string(kind) != "S" {
+				ahead = true
+			}
+		}
+	})
+	return ahead
+}
+
 // readLine calls fn with the next line, without its end; fn must not keep it.
 func (w *wire) readLine(fn func(line []byte) error) error {
 	err := fmt.Errorf("read: %w", io.ErrClosedPipe)

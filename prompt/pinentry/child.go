@@ -2,6 +2,7 @@ package pinentry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -182,4 +183,16 @@ func (c *child) ended() bool {
 	default:
 		return false
 	}
+}
+
+// crashed waits a while for the program's end, and reports whether that was by a
+// signal.
+func (c *child) crashed() bool {
+	select {
+	case <-c.process.Done():
+	case <-time.After(exitWithin):
+		return false
+	}
+	var e *spawn.ExitError
+	return errors.As(c.process.Err(), &e) && e.Status.Signaled()
 }

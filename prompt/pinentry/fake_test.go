@@ -107,8 +107,12 @@ func fakePinentry(mode, log string) {
 		},
 		"SETDESC": func(r *assuan.Request) error {
 			_ = ready(r)
-			if mode == "no-desc" {
+			switch how, early := strings.CutPrefix(mode, "early-"); {
+			case mode == "no-desc":
 				return errors.New("no memory")
+			case early:
+				mode = how
+				_, _ = os.Stdout.WriteString("OK\n")
 			}
 			return nil
 		},

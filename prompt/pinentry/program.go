@@ -44,6 +44,7 @@ type Program struct {
 var (
 	errNotReady  = fmt.Errorf("%w: the program did not get ready in time", prompt.ErrUnavailable)
 	errNoAnswer  = fmt.Errorf("%w: not answered in time", prompt.ErrDismissed)
+	errOutOfStep = fmt.Errorf("%w: the program answers what it was not asked", prompt.ErrUnavailable)
 	errNeverSame = fmt.Errorf("%w: repeated wrongly %d times", prompt.ErrDismissed, maxRounds)
 )
 
@@ -153,8 +154,32 @@ func (d *dialog) run() (secret.Bytes, error) {
 	if err != nil {
 		return secret.Bytes{}, outcome(err)
 	}
-	_, _ = d.cl.Do("BYE") // it has answered; how it says goodbye is its own affair
+	if err := d.bye(); err != nil {
+		pin.Wipe()
+		return secret.Bytes{}, err
+	}
 	return pin, nil
+}
+
+// bye ends the conversation. How a program that has answered says goodbye is its
+// own affair. But one that once said more than it was asked for is a reply ahead:
+// then what looked like the user's answer was none, and that comes only now.
+func (d *dialog) bye() error {
+	data, err := d.cl.Do("BYE")
+	late := data.Len() > 0
+	data.Wipe()
+	var e *assuan.Error
+	switch {
+	case errors.As(err, &e):
+		if err := outcome(err); errors.Is(err, prompt.ErrDismissed) {
+			return err
+		}
+	case late || errors.Is(err, assuan.ErrProtocol):
+		return errOutOfStep
+	case err != nil && d.c.crashed():
+		return fmt.Errorf("%w: the program crashed", prompt.ErrUnavailable)
+	}
+	return nil
 }
 
 // status takes what a program says beside its answer. What it was not offered,

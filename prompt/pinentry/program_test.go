@@ -353,3 +353,23 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// A program that once said more than it was asked for is a reply ahead: what
+// comes first after the question is no answer to it.
+func TestProgramThatIsAReplyAhead(t *testing.T) {
+	for _, mode := range []string{"early-not-confirmed", "early-cancel", "early-segv", "early-pins:1234"} {
+		for _, kind := range []prompt.Kind{prompt.Confirm, prompt.Passphrase} {
+			if kind == prompt.Confirm && mode == "early-pins:1234" {
+				continue // it is allowed, if late
+			}
+			for range 5 { // who comes first is a race
+				p, _ := program(t, mode)
+				a, err := p.Prompt(t.Context(), prompt.Question{Kind: kind, Subject: "key"})
+				if err == nil {
+					t.Errorf("%s, kind %d: answered", mode, kind)
+				}
+				a.Passphrase.Wipe()
+			}
+		}
+	}
+}
