@@ -60,6 +60,11 @@ func runManager(args []string) int {
 		fmt.Fprintf(os.Stderr, "keyring-ui: %v\n", err)
 		return 1
 	}
+	only := manager.NewOnly(manager.Display(os.Getenv), !*tray)
+	if only == nil {
+		return 0
+	}
+	defer only.Close()
 	for _, translate := range []func() error{promptui.Translate, manager.Translate} {
 		if err := translate(); err != nil {
 			fmt.Fprintf(os.Stderr, "keyring-ui: %v\n", err)
@@ -69,7 +74,7 @@ func runManager(args []string) int {
 	if os.Getenv("FYNE_THEME") == "" {
 		os.Setenv("FYNE_THEME", colorScheme())
 	}
-	return newManagerWindow(*tray).run()
+	return newManagerWindow(only, *tray).run()
 }
 
 // A managerWindow is the window and, where it is wanted, the icon in the panel.
@@ -78,12 +83,14 @@ type managerWindow struct {
 	win  fyne.Window
 	m    *manager.Manager
 	link *manager.Link
+	only *manager.Only
 	tray bool
+	gone bool // it is out of sight, and not minimised
 	quit sync.Once
 }
 
-func newManagerWindow(tray bool) *managerWindow {
-	w := &managerWindow{tray: tray, app: app.NewWithID("io.github.keyringd")}
+func newManagerWindow(only *manager.Only, tray bool) *managerWindow {
+	w := &managerWindow{only: only, tray: tray, app: app.NewWithID("io.github.keyringd")}
 	w.app.Settings().SetTheme(promptui.NewTheme())
 	w.app.SetIcon(promptui.Icon())
 	home, err := os.UserHomeDir()
@@ -126,11 +133,15 @@ func (w *managerWindow) run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, func() { fyne.Do(w.end) })
-	w.app.Lifecycle().SetOnStarted(func() { w.m.Start(w.win.Canvas()) })
+	w.app.Lifecycle().SetOnStarted(func() {
+		w.m.Start(w.win.Canvas())
+		w.only.Serve(func() { fyne.DoAndWait(w.show) })
+	})
 	w.win.Canvas().AddShortcut(&desktop.CustomShortcut{KeyName: fyne.KeyQ, Modifier: fyne.KeyModifierControl}, func(fyne.Shortcut) { w.end() })
 	if w.tray {
-		w.icon()
+		w.gone = true
 		w.m.Hide()
+		w.icon()
 	} else {
 		w.win.Show()
 	}
@@ -143,6 +154,7 @@ func (w *managerWindow) run() int {
 // window only goes out of sight.
 func (w *managerWindow) close() {
 	if w.tray {
+		w.gone = true
 		w.m.Hide()
 		w.win.Hide()
 		return
@@ -150,9 +162,20 @@ func (w *managerWindow) close() {
 	w.end()
 }
 
+// show brings the window before all others, wherever it was.
+func (w *managerWindow) show() {
+	if w.gone {
+		w.gone = false
+		w.win.Show() // one that is seen might be moved by that
+		w.m.Show()
+	}
+	w.win.RequestFocus()
+}
+
 // end ends the program. What is on the clipboard and is a secret goes first.
 func (w *managerWindow) end() {
 	w.quit.Do(func() {
+		w.only.Close()
 		w.m.Stop()
 		w.app.Quit()
 	})
@@ -164,14 +187,10 @@ func (w *managerWindow) icon() {
 	d, ok := w.app.(desktop.App)
 	if !ok {
 		w.tray = false
-		w.win.Show()
+		w.show()
 		return
 	}
-	show := fyne.NewMenuItem(lang.L("Open"), func() {
-		w.win.Show()
-		w.win.RequestFocus()
-		w.m.Show()
-	})
+	show := fyne.NewMenuItem(lang.L("Open"), w.show)
 	lock := fyne.NewMenuItem(lang.L("Lock everything"), w.m.LockAll)
 	quit := fyne.NewMenuItem(lang.L("Quit"), w.end)
 	quit.IsQuit = true
