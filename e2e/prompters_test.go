@@ -99,15 +99,12 @@ func TestUnluckyPrompters(t *testing.T) {
 		}
 	}
 	_ = first.Close()
-	if err := verify(t, s, "plain", []byte("x")); err != nil {
-		t.Fatal(err)
+	for range 2 { // what is opened once is open
+		if err := verify(t, s, "plain", []byte("x")); err != nil {
+			t.Fatal(err)
+		}
 	}
-	var before held
-	await(t, "the end of a connection", func() bool {
-		last := before
-		before = holdings(t, s.PID())
-		return slices.Equal(last.descriptors, before.descriptors)
-	})
+	before := holdings(t, s.PID())
 
 	done := make(chan struct{})
 	var others, asking sync.WaitGroup
@@ -154,8 +151,7 @@ func TestUnluckyPrompters(t *testing.T) {
 	}
 
 	await(t, "the end of all that was begun", func() bool {
-		now := holdings(t, s.PID())
-		return slices.Equal(now.processes, before.processes) && slices.Equal(now.descriptors, before.descriptors)
+		return holdings(t, s.PID()).within(before)
 	})
 	// After all that the user is asked with one that works, and is heard.
 	s.Write("pinentry", string(good), 0o700)
@@ -166,7 +162,7 @@ func TestUnluckyPrompters(t *testing.T) {
 		}
 	}
 	await(t, "the end of the last questions", func() bool {
-		return slices.Equal(holdings(t, s.PID()).processes, before.processes)
+		return holdings(t, s.PID()).within(before)
 	})
 	for _, g := range goroutines(t, s) {
 		if strings.Contains(g, "/prompt.") || strings.Contains(g, "/prompt/pinentry.") || strings.Contains(g, "keyring.(*Gate).") {
@@ -186,7 +182,7 @@ func isRefused(t *testing.T, socket, comment string, n int) {
 	defer conn.Close()
 	client := sshagent.NewClient(conn)
 	for range n {
-		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 			t.Error(err)
 		}
 		keys, err := client.List()
@@ -212,10 +208,14 @@ func killHanging(t *testing.T, s *daemontest.Session, done <-chan struct{}) {
 		text, err := os.ReadFile(filepath.Join(s.Dir, "hangs"))
 		if err == nil {
 			pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-			if err == nil {
-				err = syscall.Kill(pid, syscall.SIGKILL)
+			if err != nil {
+				t.Error(err)
 			}
-			if err = errors.Join(err, os.Remove(filepath.Join(s.Dir, "hangs"))); err != nil {
+			// Before the next one hangs.
+			if err := os.Remove(filepath.Join(s.Dir, "hangs")); err != nil {
+				t.Error(err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Error(err)
 			}
 		}
@@ -239,7 +239,7 @@ func holdings(t *testing.T, pid int) (h held) {
 	}
 	for _, pid := range h.processes {
 		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-		if errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			return held{} // it has just ended
 		}
 		if err != nil && !errors.Is(err, os.ErrPermission) {
@@ -248,6 +248,19 @@ func holdings(t *testing.T, pid int) (h held) {
 		h.descriptors = append(h.descriptors, len(open))
 	}
 	return h
+}
+
+// within reports whether there is no more than there was before.
+func (h held) within(before held) bool {
+	if !slices.Equal(h.processes, before.processes) {
+		return false
+	}
+	for i, n := range h.descriptors {
+		if n > before.descriptors[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // goroutines ends the daemon with SIGQUIT and returns what its goroutines did.
