@@ -105,7 +105,7 @@ from gi.repository import Secret
 s = Secret.Service.get_sync(Secret.ServiceFlags.OPEN_SESSION | Secret.ServiceFlags.LOAD_COLLECTIONS, None)
 found = s.search_sync(None, {'a': 'b'}, Secret.SearchFlags.ALL | Secret.SearchFlags.UNLOCK | Secret.SearchFlags.LOAD_SECRETS, None)
 values = [i.get_secret() and i.get_secret().get_text() for i in found]
-assert values == ['one', None, 'three'], values
+assert values == ['three', None, 'one'], values
 d = Secret.Collection.for_alias_sync(s, 'default', Secret.CollectionFlags.LOAD_ITEMS, None)
 assert sorted(i.get_label() for i in d.get_items()) == ['', 'item one', 'item three']
 `)

@@ -94,8 +94,9 @@ type Collection interface {
 	// Items lists the IDs of all items, the oldest first, whether or not the
 	// collection is locked.
 	Items() ([]string, error)
-	// Search lists the items that have all of attributes, the oldest first,
-	// whether or not the collection is locked. Every item matches no attributes.
+	// Search lists the items that have all of attributes, whether or not the
+	// collection is locked: the one that was written last first, as programs take
+	// the first that they are told of. Every item matches no attributes.
 	Search(attributes map[string]string) ([]string, error)
 	Item(id string) (ItemInfo, error)
 	// Secret returns an item's secret, the caller's to Wipe.

@@ -1,8 +1,10 @@
 package keyring
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,6 +26,7 @@ type Memory struct {
 	items    map[string]*memoryItem
 	order    []string // of items, the oldest first
 	last     uint64   // the last ID given out
+	writes   uint64   // of items, so far
 	size     int      // of all items
 }
 
@@ -38,8 +41,9 @@ const (
 // A memoryItem is never changed but by replacing it as a whole, so that what
 // was handed out of it stays as it was.
 type memoryItem struct {
-	info   ItemInfo
-	secret secret.Bytes
+	info    ItemInfo
+	secret  secret.Bytes
+	written uint64 // which of the collection's writes it comes from
 }
 
 func (i *memoryItem) size() int {
@@ -74,7 +78,11 @@ func (m *Memory) Info() CollectionInfo {
 }
 
 // Items implements [Collection].
-func (m *Memory) Items() ([]string, error) { return m.Search(nil) }
+func (m *Memory) Items() ([]string, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Clone(m.order), nil
+}
 
 // Search implements [Collection]. It looks at each item.
 func (m *Memory) Search(attributes map[string]string) ([]string, error) {
@@ -86,6 +94,7 @@ func (m *Memory) Search(attributes map[string]string) ([]string, error) {
 			found = append(found, id)
 		}
 	}
+	slices.SortFunc(found, func(a, b string) int { return cmp.Compare(m.items[b].written, m.items[a].written) })
 	return found, nil
 }
 
@@ -170,6 +179,8 @@ func (m *Memory) Create(item NewItem, replace bool) (id string, replaced bool, e
 		m.order = append(m.order, id)
 	}
 	fresh.info.ItemRef = ItemRef{m.id, id}
+	m.writes++
+	fresh.written = m.writes
 	m.items[id] = fresh
 	m.modified = now
 	return id, replaced, nil
@@ -217,6 +228,8 @@ func (m *Memory) Change(id string, change ItemChange) error {
 	}
 	m.modified = time.Now()
 	fresh.info.Modified = m.modified
+	m.writes++
+	fresh.written = m.writes
 	m.items[id] = &fresh
 	return nil
 }

@@ -30,7 +30,8 @@ func refs(collection string, ids []string) []ItemRef {
 	return list
 }
 
-// Search lists the items of all collections that have all of attributes. If one
+// Search lists the items of all collections that have all of attributes, one
+// collection after the other, in each the one that was written last first. If one
 // collection cannot be searched, the error says so and there is no answer at
 // all: a program that is told of no items makes new ones, and loses what the old
 // ones were the key to.
@@ -58,7 +59,7 @@ func (s *Secrets) Search(attributes map[string]string) (unlocked, locked []ItemR
 }
 
 // SearchIn lists the items of one collection, locked or not, that have all of
-// attributes, the oldest first.
+// attributes, the one that was written last first.
 func (s *Secrets) SearchIn(collection string, attributes map[string]string) ([]ItemRef, error) {
 	c, err := s.find(collection)
 	if err != nil {

@@ -63,6 +63,8 @@ func (m *Mover) put(ctx context.Context, c keyring.Caller, b batch, into string,
 		return err
 	}
 	beside := 0
+	// What was written last there is written last here, as searches tell of it first.
+	slices.SortStableFunc(b.items, func(a, b item) int { return a.modified.Compare(b.modified) })
 	for _, it := range b.items {
 		if ctx.Err() != nil {
 			return ctx.Err()

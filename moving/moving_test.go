@@ -3,6 +3,7 @@ package moving_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -283,6 +284,38 @@ func TestExportAndBack(t *testing.T) {
 				t.Errorf("%+v, %v", info, err)
 			}
 		})
+	}
+}
+
+// TestImportKeepsTheOrder: programs take the first item that a search tells of,
+// which is the one that was written last, wherever that was.
+func TestImportKeepsTheOrder(t *testing.T) {
+	h := newHouse(t)
+	h.must(h.Secrets.Unlock(t.Context(), ctl, "login"))
+	b := secret.Copy([]byte("v"))
+	defer b.Wipe()
+	for _, at := range []int64{2, 4, 1, 3} {
+		_, err := h.Secrets.CreateItem(t.Context(), ctl, "login", keyring.NewItem{
+			Label: fmt.Sprint(at), Attributes: map[string]string{"a": "b"}, Secret: b, Created: time.Unix(1, 0), Modified: time.Unix(at, 0),
+		}, false)
+		h.must(err)
+	}
+	path := filepath.Join(h.dir, "out")
+	_, err := h.Export(t.Context(), keyring.ExportRequest{Caller: ctl, Path: path})
+	h.must(err)
+
+	to := newHouse(t)
+	to.import_(keyring.ImportSecretsRequest{Paths: []string{path}, Archive: true})
+	refs, err := to.Secrets.SearchIn("login", map[string]string{"a": "b"})
+	h.must(err)
+	var labels string
+	for _, ref := range refs {
+		info, err := to.Secrets.Item(ref)
+		h.must(err)
+		labels += info.Label
+	}
+	if labels != "4321" {
+		t.Errorf("found in the order %s", labels)
 	}
 }
 

@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -141,20 +143,30 @@ func (c *collection) read(fn func(buckets) error) error {
 	})
 }
 
-// Search lists the items that have all of attributes, the oldest first.
+// A hit is an item that a search found, and the revision that it was written in.
+type hit struct{ id, revision uint64 }
+
+// Search lists the items that have all of attributes, the one that was written
+// last first. Revisions tell, and not the clock: they can be read while the
+// collection is locked. What no longer is a record comes last.
 func (c *collection) Search(attributes map[string]string) ([]string, error) {
-	if len(attributes) == 0 {
-		return c.Items()
-	}
 	inner, outer, err := c.readable()
 	if err != nil {
 		return nil, err
 	}
-	ids := []string{}
+	var hits []hit
 	err = c.read(func(at buckets) error {
+		if len(attributes) == 0 {
+			return at.items.ForEach(func(k, v []byte) error {
+				rec, _ := parseRecord(v)
+				hits = append(hits, hit{number(k), rec.revision})
+				return nil
+			})
+		}
 		for _, id := range outer.find(at.index, attributes) {
-			if inner == nil || c.has(at, inner, id, attributes) {
-				ids = append(ids, itemID(id))
+			rec, err := parseRecord(at.items.Get(numberKey(id)))
+			if inner == nil || err != nil || c.has(inner, id, rec, attributes) {
+				hits = append(hits, hit{id, rec.revision})
 			}
 		}
 		return nil
@@ -166,16 +178,19 @@ func (c *collection) Search(attributes map[string]string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	slices.SortFunc(hits, func(a, b hit) int {
+		return cmp.Or(cmp.Compare(b.revision, a.revision), cmp.Compare(b.id, a.id))
+	})
+	ids := make([]string, len(hits))
+	for i, h := range hits {
+		ids[i] = itemID(h.id)
+	}
 	return ids, nil
 }
 
 // has reports whether an item has all of attributes. One that cannot be read is
 // said to: it is there, and asking for it says what is wrong.
-func (c *collection) has(at buckets, inner *innerKeys, id uint64, attributes map[string]string) bool {
-	rec, err := parseRecord(at.items.Get(numberKey(id)))
-	if err != nil {
-		return true
-	}
+func (c *collection) has(inner *innerKeys, id uint64, rec record, attributes map[string]string) bool {
 	i, err := inner.openInfo(c.id, id, rec)
 	if err != nil {
 		return true

@@ -168,13 +168,38 @@ func testOrder(t *testing.T, c keyring.Collection) {
 	got, err := c.Items()
 	wantIDs(t, "items", got, err, want...)
 	got, err = c.Search(map[string]string{})
-	wantIDs(t, "search for anything", got, err, want...)
+	wantIDs(t, "search for anything", got, err, backwards(want)...)
 	var third []string
 	for i := 1; i < len(want); i += 3 {
 		third = append(third, want[i])
 	}
 	got, err = c.Search(map[string]string{"n": "1"})
-	wantIDs(t, "search", got, err, third...)
+	wantIDs(t, "search", got, err, backwards(third)...)
+
+	// Programs take the first: what is written again is that.
+	if id, replaced, err := c.Create(newItem(t, "new", "v", "n", "2"), true); err != nil || !replaced || id != want[38] {
+		t.Fatalf("ID %q, replaced %v, error %v", id, replaced, err)
+	}
+	label := "label"
+	for _, n := range []int{1, 4} {
+		if err := c.Change(want[n], keyring.ItemChange{Label: &label}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err = c.Search(map[string]string{"n": "1"})
+	wantIDs(t, "search after changes", got, err, append([]string{third[1], third[0]}, backwards(third[2:])...)...)
+	got, err = c.Search(nil)
+	if len(got) != len(want) || !slices.Equal(got[:4], []string{want[4], want[1], want[38], want[39]}) {
+		t.Errorf("search for anything after changes: %q, %v", got, err)
+	}
+	got, err = c.Items()
+	wantIDs(t, "items after changes", got, err, want...)
+}
+
+func backwards(ids []string) []string {
+	ids = slices.Clone(ids)
+	slices.Reverse(ids)
+	return ids
 }
 
 func testSearch(t *testing.T, c keyring.Collection) {
@@ -186,8 +211,8 @@ func testSearch(t *testing.T, c keyring.Collection) {
 		attributes map[string]string
 		want       []string
 	}{
-		{nil, []string{one, two, three, four}},
-		{map[string]string{"site": "a"}, []string{one, two}},
+		{nil, []string{four, three, two, one}},
+		{map[string]string{"site": "a"}, []string{two, one}},
 		{map[string]string{"site": "a", "user": "ben"}, []string{two}},
 		{map[string]string{"site": "b"}, []string{three}},
 		{map[string]string{"empty": ""}, []string{three}},

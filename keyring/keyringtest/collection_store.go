@@ -205,8 +205,8 @@ func testLocked(t *testing.T, s keyring.CollectionStore, _ *FakeSealer) {
 		attributes map[string]string
 		want       []string
 	}{
-		{nil, []string{first, second}},
-		{map[string]string{"a": "1"}, []string{first, second}},
+		{nil, []string{second, first}},
+		{map[string]string{"a": "1"}, []string{second, first}},
 		{map[string]string{"a": "1", "b": "2"}, []string{first}},
 		{map[string]string{"a": "2"}, nil},
 	} {
