@@ -19,6 +19,19 @@ import (
 // of its own; this one is for a machine that is busy.
 const lookWait = 5 * time.Second
 
+// startWait is how long it may take to start a program, from a disk that is busy
+// with a login. Whoever asks for it waits as long, whatever becomes of the
+// question.
+const startWait = 30 * time.Second
+
+// closeWait is how long Close waits for the end: what is stopped, or held by the
+// kernel, cannot be killed from inside of the sandbox.
+const closeWait = 2 * time.Second
+
+// sendWait is how long the process outside may read nothing when there are
+// hundreds of messages for it, as one that is stopped.
+const sendWait = 10 * time.Second
+
 // ErrGone says that the process outside is no more. There is no other: what
 // could start one is inside.
 var ErrGone = errors.New("the process outside of the sandbox has ended")
@@ -30,6 +43,8 @@ type Process struct {
 	rules   []Rule
 	process spawn.Process
 	done    chan struct{}
+
+	startWait, closeWait time.Duration
 
 	mu      sync.Mutex
 	last    uint64
@@ -68,7 +83,8 @@ func Start(orders Orders, argument string, env []string) (*Process, error) {
 		_ = write.Close()
 		return nil, fmt.Errorf("the process outside of the sandbox: %w", err)
 	}
-	o := &Process{link: l, rules: orders.Rules, process: p, done: make(chan struct{}), asked: map[uint64]chan answer{}, running: map[uint64]*remote{}}
+	l.limit = sendWait
+	o := &Process{link: l, rules: orders.Rules, process: p, done: make(chan struct{}), startWait: startWait, closeWait: closeWait, asked: map[uint64]chan answer{}, running: map[uint64]*remote{}}
 	go func() {
 		_, _ = io.Copy(write, bytes.NewReader(text)) // where it fails, so does the reader
 		_ = write.Close()
@@ -84,12 +100,18 @@ func (o *Process) PID() int { return o.process.PID() }
 func (o *Process) Done() <-chan struct{} { return o.done }
 
 // Close ends the process outside and what it has started, and returns when it is
-// gone.
+// gone. It is an error where that takes too long.
 func (o *Process) Close() error {
 	_ = o.link.conn.Close()
 	<-o.done
-	<-o.process.Done()
-	return nil
+	t := time.NewTimer(o.closeWait)
+	defer t.Stop()
+	select {
+	case <-o.process.Done():
+		return nil
+	case <-t.C:
+		return errors.New("the process outside of the sandbox does not end")
+	}
 }
 
 // listen takes what the other side says, until it is gone.
@@ -116,11 +138,14 @@ func (o *Process) listen() {
 				o.running[m.ID] = a.started // before its end is told
 			}
 			c <- a
+		} else if m.Op == opStart && m.Err == "" {
+			// Nobody waits for it any more. Not here: who sends may wait for who reads.
+			go func() { _ = o.link.send(message{ID: m.ID, Op: opKill}) }()
 		}
 		o.mu.Unlock()
 	}
 	_ = o.link.conn.Close()
-	o.process.Kill()
+	o.process.Kill() // from inside of the sandbox it ends by the connection's end alone
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.gone = true
@@ -189,11 +214,26 @@ func (o *Process) Start(cmd spawn.Command) (spawn.Process, error) {
 			m.files = append(m.files, f)
 		}
 	}
-	_, c, err := o.ask(m)
+	id, c, err := o.ask(m)
 	if err != nil {
 		return nil, err
 	}
-	a, ok := <-c
+	t := time.NewTimer(o.startWait)
+	defer t.Stop()
+	var a answer
+	var ok bool
+	select {
+	case a, ok = <-c:
+	case <-t.C:
+		o.mu.Lock()
+		_, waiting := o.asked[id]
+		delete(o.asked, id) // what is started all the same is killed
+		o.mu.Unlock()
+		if waiting {
+			return nil, fmt.Errorf("%s was not started in %v", cmd.Path, o.startWait)
+		}
+		a, ok = <-c // it came meanwhile
+	}
 	switch {
 	case !ok:
 		return nil, ErrGone

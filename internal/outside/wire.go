@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -58,7 +59,10 @@ type message struct {
 // link is one end of the pair.
 type link struct {
 	conn *net.UnixConn
-	mu   sync.Mutex // held while sending
+	// limit is how long the other side may take nothing of what is sent, before it
+	// is given up; 0: for ever.
+	limit time.Duration
+	mu    sync.Mutex // held while sending
 }
 
 // pair returns a link and the file of its other end.
@@ -110,7 +114,13 @@ func (l *link) send(m message) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.limit > 0 {
+		_ = l.conn.SetWriteDeadline(time.Now().Add(l.limit))
+	}
 	_, _, err = l.conn.WriteMsgUnix(b, rights, nil)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = l.conn.Close() // and whoever waits to send need not
+	}
 	return err
 }
 
