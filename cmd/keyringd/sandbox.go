@@ -43,6 +43,9 @@ type sandbox struct {
 	orders  outside.Orders
 	callers *caller.Witness
 	began   chan struct{} // closed once process is set
+	// stat is os.Stat. It may take for ever, so that nobody waits for it who has
+	// something else to do.
+	stat func(path string) (os.FileInfo, error)
 
 	mu      sync.Mutex
 	process *outside.Process // nil: not started yet
@@ -61,7 +64,7 @@ type place struct {
 
 // newSandbox returns one that is not entered yet. Nothing is started.
 func (d *daemon) newSandbox() *sandbox {
-	s := &sandbox{daemon: d, callers: &caller.Witness{}, began: make(chan struct{}), state: "off: the setting says so"}
+	s := &sandbox{daemon: d, callers: &caller.Witness{}, began: make(chan struct{}), stat: os.Stat, state: "off: the setting says so"}
 	if !d.Landlock {
 		return s
 	}
@@ -134,8 +137,21 @@ func (s *sandbox) watch(ctx context.Context) error {
 }
 
 // enter puts the daemon into the sandbox, once all is there that it must be able
-// to write to. Where that fails the daemon goes on without.
+// to write to, and returns then or when ctx ends. Where that fails the daemon
+// goes on without.
 func (s *sandbox) enter(ctx context.Context, keys *keyring.Keys) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.goIn(ctx, keys)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done(): // a folder may keep it for longer
+	}
+}
+
+func (s *sandbox) goIn(ctx context.Context, keys *keyring.Keys) {
 	if !s.on || !s.wait(ctx) {
 		return
 	}
@@ -147,6 +163,15 @@ func (s *sandbox) enter(ctx context.Context, keys *keyring.Keys) {
 		s.entered = true // from here on, what fails may be for its sake
 		s.mu.Unlock()
 		err = s.domain(keys).Enter()
+		for errors.Is(err, confine.ErrHeld) {
+			s.say("not yet: " + err.Error())
+			select {
+			case <-time.After(placeWait):
+			case <-ctx.Done():
+				return
+			}
+			err = s.domain(keys).Enter()
+		}
 	}
 	if err != nil {
 		s.log.Warn("keyringd runs without a sandbox", "err", err)
@@ -197,7 +222,7 @@ func (s *sandbox) wait(ctx context.Context) bool {
 // drive that is not plugged in, is not waited for.
 func (s *sandbox) missing() string {
 	gone := func(path string) bool {
-		_, err := os.Stat(path)
+		_, err := s.stat(path)
 		return errors.Is(err, os.ErrNotExist)
 	}
 	for _, dir := range s.KeyDirs {
@@ -253,7 +278,7 @@ func (s *sandbox) domain(keys *keyring.Keys) confine.Domain {
 	}
 	var places []place
 	for _, dir := range s.KeyDirs {
-		if info, err := os.Stat(dir); err == nil {
+		if info, err := s.stat(dir); err == nil {
 			places = append(places, place{dir, info})
 		}
 	}
@@ -327,12 +352,13 @@ func (s *sandbox) putArchive(err error, file atomicfile.File) error {
 // fact says for Status how it stands.
 func (s *sandbox) fact() string {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range s.places {
-		now, err := os.Stat(p.path)
+	state, places := s.state, s.places
+	s.mu.Unlock()
+	for _, p := range places {
+		now, err := s.stat(p.path)
 		if err != nil || !os.SameFile(now, p.info) {
-			return fmt.Sprintf("%s; %s is another folder than when it began, and is written to in part until keyringd is restarted", s.state, p.path)
+			return fmt.Sprintf("%s; %s is another folder than when it began, and is written to in part until keyringd is restarted", state, p.path)
 		}
 	}
-	return s.state
+	return state
 }

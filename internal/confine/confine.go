@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -21,6 +22,16 @@ import (
 // ErrUnsupported says that the kernel has no Landlock, or that it is not turned
 // on.
 var ErrUnsupported = errors.New("this kernel has no Landlock")
+
+// ErrHeld says that a thread of this process takes no signal, as one that the
+// kernel holds in a file system or a device that does not answer. All threads
+// enter a domain together, and all of them would stand still until the last one
+// is there. It may be different in a moment.
+var ErrHeld = errors.New("a thread is held by the kernel")
+
+// heedWait is how long a thread may take to heed a signal: on a busy machine it
+// is not its turn at once.
+const heedWait = time.Second
 
 // A Domain is what a process may still reach. Paths are absolute and may be
 // files or folders, which stand for all that is in them, now or later; what
@@ -62,7 +73,8 @@ func Version() (int, error) {
 }
 
 // Enter puts this process, with all its threads, into the domain, as far as the
-// kernel's version can. An error means that it is not in it.
+// kernel's version can. An error means that it is not in it; ErrHeld, that it may
+// be tried again.
 func (d Domain) Enter() error {
 	if _, err := Version(); err != nil {
 		return err
@@ -99,6 +111,9 @@ func (d Domain) Enter() error {
 	}
 	for _, port := range d.ConnectTCP {
 		rules = append(rules, landlock.ConnectTCP(port))
+	}
+	if held(heedWait) {
+		return ErrHeld
 	}
 	return c.BestEffort().Restrict(rules...)
 }
