@@ -117,7 +117,12 @@ func (c *child) end(cause error) {
 	if c.cause == nil {
 		c.cause = cause
 	}
-	if c.kill != nil || c.ended() {
+	if c.kill != nil {
+		return
+	}
+	if c.ended() {
+		// What it left behind may have its ends of the pipes.
+		c.closePipes()
 		return
 	}
 	c.process.End()
