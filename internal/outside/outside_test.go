@@ -80,6 +80,7 @@ func rules(t testing.TB) []outside.Rule {
 	sh, cat := program(t, "sh"), program(t, "cat")
 	return []outside.Rule{
 		{Kind: "shell", Paths: []string{sh}, Args: [][]string{{"-c", "echo $A $B; exit 3"}, {"-c", "sleep 1000 & sleep 1000"}}, Env: []string{"A=1"}, Extra: []string{"B=[0-9]"}, Files: 3},
+		{Kind: "bytes", Paths: []string{sh}, Args: [][]string{{"-c", `printf %s "$A$1"`, "sh", "ö\xff\xf6"}}, Env: []string{"A=\xe9"}, Files: 3},
 		{Kind: "asks", Paths: []string{sh}, Text: true, Files: 3},
 		{Kind: "cat", Paths: []string{cat}, Args: [][]string{{}}, Files: 3},
 		{Kind: "filtered", Paths: []string{cat}, Args: [][]string{{}}, Filter: "small", Allow: "ab", Files: 3},
@@ -142,6 +143,7 @@ func TestProgramsOfTheRules(t *testing.T) {
 	}{
 		{"as told", spawn.Command{Kind: "shell", Path: sh, Args: say, Env: []string{"A=1", "B=2"}}, "", "1 2\n", "exit status 3"},
 		{"the environment is the rule's", spawn.Command{Kind: "shell", Path: sh, Args: say}, "", "1\n", "exit status 3"},
+		{"what is not UTF-8", spawn.Command{Kind: "bytes", Path: sh, Args: []string{"-c", `printf %s "$A$1"`, "sh", "ö\xff\xf6"}}, "", "\xe9ö\xff\xf6", ""},
 		{"input", spawn.Command{Kind: "cat", Path: cat}, "hello", "hello", ""},
 		{"another program", spawn.Command{Kind: "cat", Path: "/bin/false"}, "", "", "was not among"},
 		{"another's kind", spawn.Command{Kind: "cat", Path: sh, Args: say}, "", "", "was not among"},
@@ -259,6 +261,7 @@ func TestPut(t *testing.T) {
 		{"in a hidden folder", "x", ".hidden/file", "x", false, fs.ErrPermission},
 		{"in a hidden folder by another name", "x", "link/file", "x", false, fs.ErrPermission},
 		{"out of a key folder", "x", ".keys/../.profile", "x", false, fs.ErrPermission},
+		{"by a name that is not UTF-8", "x", "h\xf6me \xff", "x", false, nil},
 		{"harmless anywhere", "harmless", ".hidden/file.h", "x", false, nil},
 		{"harmless with another name", "harmless", ".hidden/file", "x", false, fs.ErrPermission},
 		{"harmless, and written by others", "harmless", "others.h", "x", true, nil},

@@ -58,7 +58,7 @@ type Process struct {
 // with its descriptors 3 and 0. Close ends it, and so does the end of this
 // process.
 func Start(orders Orders, argument string, env []string) (*Process, error) {
-	text, err := json.Marshal(orders)
+	text, err := json.Marshal(orders.with(wide))
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func readOrders(r io.Reader) (o Orders, err error) {
 	if err := json.NewDecoder(io.LimitReader(r, maxRules)).Decode(&o); err != nil {
 		return o, fmt.Errorf("orders: %w", err)
 	}
-	return o, nil
+	return o.with(narrow), nil
 }
 
 // permit returns the rule by which a command may be started, with its

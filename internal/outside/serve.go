@@ -61,31 +61,30 @@ type server struct {
 	running map[uint64]spawn.Process
 }
 
+// do does what a message says. What may be held up by a file system that does not
+// answer holds up nothing else.
 func (s *server) do(m message) error {
-	if m.Op == opPut {
+	switch m.Op {
+	case opPut:
 		go func() {
 			defer m.close()
 			s.put(m)
+		}()
+		return nil
+	case opStart:
+		go func() {
+			defer m.close()
+			s.answerStart(m)
 		}()
 		return nil
 	}
 	defer m.close()
 	switch m.Op {
 	case opLook:
-		// It may look into a file system that does not answer.
 		go func() {
 			seen, known := caller.Look(m.PID)
 			_ = s.link.send(message{ID: m.ID, Op: opLook, Seen: seen, Known: known})
 		}()
-	case opStart:
-		p, err := s.start(m)
-		if err != nil {
-			return s.link.send(message{ID: m.ID, Op: opStart, Err: err.Error()})
-		}
-		if err := s.link.send(message{ID: m.ID, Op: opStart, PID: p.PID()}); err != nil {
-			return err
-		}
-		go s.wait(m.ID, p)
 	case opEnd, opKill:
 		s.mu.Lock()
 		p := s.running[m.ID]
@@ -101,6 +100,17 @@ func (s *server) do(m message) error {
 		return fmt.Errorf("operation %.20q is not known", m.Op)
 	}
 	return nil
+}
+
+// answerStart answers opStart, and returns when the program is running.
+func (s *server) answerStart(m message) {
+	p, err := s.start(m)
+	if err != nil {
+		_ = s.link.send(message{ID: m.ID, Op: opStart, Err: err.Error()})
+		return
+	}
+	_ = s.link.send(message{ID: m.ID, Op: opStart, PID: p.PID()})
+	go s.wait(m.ID, p)
 }
 
 func (s *server) start(m message) (spawn.Process, error) {

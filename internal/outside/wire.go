@@ -97,7 +97,7 @@ func newLink(f *os.File) (*link, error) {
 
 // send sends m with its files, which stay the sender's.
 func (l *link) send(m message) error {
-	b, err := json.Marshal(m)
+	b, err := json.Marshal(m.with(wide))
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (l *link) receive(buf []byte) (m message, err error) {
 		m.close()
 		return m, err
 	}
-	return m, nil
+	return m.with(narrow), nil
 }
 
 func files(rights []byte) ([]*os.File, error) {
