@@ -237,7 +237,7 @@ func (u *user) completed(at path) (dismissed bool, result godbus.Variant) {
 // signal waits for a signal, and drops those before it.
 func (u *user) signal(is func(*godbus.Signal) bool) *godbus.Signal {
 	u.t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		select {
 		case s := <-u.signals:
@@ -245,7 +245,7 @@ func (u *user) signal(is func(*godbus.Signal) bool) *godbus.Signal {
 				return s
 			}
 		case <-timeout:
-			u.t.Fatal("no signal within 20 s")
+			u.t.Fatal("no signal within a minute")
 		}
 	}
 }
