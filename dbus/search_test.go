@@ -1,63 +1,25 @@
 package dbus
 
 import (
-	"context"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/prompt"
 )
 
-// serveBlind serves a login collection with one item, which cannot be searched
-// until it is unlocked with the passphrase.
-func serveBlind(t *testing.T, wait time.Duration) *vault {
-	t.Helper()
-	v := &vault{store: keyringtest.NewStore()}
-	pass := secret.Copy([]byte(goodPass))
-	defer pass.Wipe()
-	l, err := v.store.Create(t.Context(), keyring.LoginCollection, "Login", keyring.Credential{Kind: keyring.SlotPassphrase, Value: pass})
-	if err == nil {
-		_, _, err = l.Create(keyring.NewItem{Label: "x", Attributes: map[string]string{"a": "b"}, Secret: pass}, false)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Lock()
-	var blind atomic.Bool
-	blind.Store(true)
-	v.store.Hook = func(_ context.Context, op, collection string) error {
-		switch {
-		case collection != keyring.LoginCollection:
-		case op == "Unlock":
-			blind.Store(false)
-		case (op == "Items" || op == "Search") && blind.Load():
-			return keyring.ErrLocked
-		}
-		return nil
-	}
-	v.house = serveWith(t, func(s *Server) {
-		v.secrets = keyring.NewSecrets(s.gate, v.store)
-		s.Secrets, s.searchWait = v.secrets, wait
-	})
-	v.awaitOwner(secretsName)
-	return v
-}
-
 // TestBlindSearchAsks: a program cannot be told to unlock a collection before it
 // searches, so that the search asks.
 func TestBlindSearchAsks(t *testing.T) {
 	wanted := map[string]string{"a": "b"}
-	v := serveBlind(t, time.Minute)
+	v := blindLogin{err: keyring.ErrLocked, item: true, wait: time.Minute}.serve(t)
 	v.answer(keyringtest.Reply{Passphrase: goodPass})
 	if open, locked := v.user().search(wanted); len(open) != 1 || len(locked) != 0 {
 		t.Errorf("found %v, locked %v", open, locked)
 	}
 
-	v = serveBlind(t, time.Minute)
+	v = blindLogin{err: keyring.ErrLocked, item: true, wait: time.Minute}.serve(t)
 	v.answer(keyringtest.Reply{Passphrase: goodPass})
 	u := v.user()
 	var found []path
@@ -69,7 +31,7 @@ func TestBlindSearchAsks(t *testing.T) {
 // TestBlindSearchHasAnEnd: the user takes longer than programs wait. The question
 // stays, and who searches again finds.
 func TestBlindSearchHasAnEnd(t *testing.T) {
-	v := serveBlind(t, time.Millisecond)
+	v := blindLogin{err: keyring.ErrLocked, item: true, wait: time.Millisecond}.serve(t)
 	answered := make(chan struct{})
 	v.answer(keyringtest.Reply{Passphrase: goodPass, When: answered})
 	u := v.user()
@@ -89,7 +51,7 @@ func TestBlindSearchHasAnEnd(t *testing.T) {
 // TestBlindSearchFindsTheRest: what other collections have is found beside one
 // that the user will not unlock; nothing is no answer.
 func TestBlindSearchFindsTheRest(t *testing.T) {
-	v := serveBlind(t, time.Minute)
+	v := blindLogin{err: keyring.ErrLocked, item: true, wait: time.Minute}.serve(t)
 	v.answer(keyringtest.Reply{Err: prompt.ErrDismissed})
 	u := v.user()
 	made := u.create(collectionsPath+"/session", "y", map[string]string{"a": "b"}, false)

@@ -1,13 +1,10 @@
 package dbus
 
 import (
-	"context"
-	"sync/atomic"
 	"testing"
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"github.com/keyringd/keyringd/internal/secret"
 	"github.com/keyringd/keyringd/keyring"
 	"github.com/keyringd/keyringd/keyring/keyringtest"
 	"github.com/keyringd/keyringd/prompt"
@@ -17,32 +14,8 @@ import (
 // it is locked, as on another machine than the one that it was made on: no answer
 // says that there are none, and it shows all that unlocking it takes.
 func TestUnlistableCanBeUnlocked(t *testing.T) {
-	v := &vault{store: keyringtest.NewStore()}
-	pass := secret.Copy([]byte(goodPass))
-	defer pass.Wipe()
-	l, err := v.store.Create(t.Context(), keyring.LoginCollection, "Login", keyring.Credential{Kind: keyring.SlotPassphrase, Value: pass})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Lock()
-	var blind atomic.Bool
-	blind.Store(true)
-	v.store.Hook = func(_ context.Context, op, collection string) error {
-		switch {
-		case collection != keyring.LoginCollection:
-		case op == "Unlock":
-			blind.Store(false)
-		case (op == "Items" || op == "Search") && blind.Load():
-			return keyring.ErrLocked
-		}
-		return nil
-	}
-	v.house = serveWith(t, func(s *Server) {
-		v.secrets = keyring.NewSecrets(s.gate, v.store)
-		s.Secrets = v.secrets
-	})
+	v := blindLogin{err: keyring.ErrLocked}.serve(t)
 	v.answer(keyringtest.Reply{Err: prompt.ErrDismissed})
-	v.awaitOwner(secretsName)
 
 	u := v.user()
 	u.listen()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"sync/atomic"
 	"testing"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -69,49 +68,13 @@ func TestDamagedItemIsThere(t *testing.T) {
 	}
 }
 
-// blindStore has a login collection with a TPM slot, whose lists fail with an
-// error until it is unlocked.
-func blindStore(t *testing.T, err error) *vault {
-	t.Helper()
-	v := &vault{store: keyringtest.NewStore()}
-	v.store.TPM = &keyringtest.FakeSealer{}
-	pass := secret.Copy([]byte(goodPass))
-	defer pass.Wipe()
-	l, failed := v.store.Create(t.Context(), keyring.LoginCollection, "Login", keyring.Credential{Kind: keyring.SlotPassphrase, Value: pass})
-	if failed == nil {
-		_, _, failed = l.AddSlot(t.Context(), keyring.Credential{Kind: keyring.SlotTPM})
-	}
-	if failed != nil {
-		t.Fatal(failed)
-	}
-	l.Lock()
-	var blind atomic.Bool
-	blind.Store(true)
-	v.store.Hook = func(_ context.Context, op, collection string) error {
-		switch {
-		case collection != keyring.LoginCollection:
-		case op == "Unlock":
-			blind.Store(false)
-		case (op == "Items" || op == "Search") && blind.Load():
-			return err
-		}
-		return nil
-	}
-	v.house = serveWith(t, func(s *Server) {
-		v.secrets = keyring.NewSecrets(s.gate, v.store)
-		s.Secrets = v.secrets
-	})
-	v.awaitOwner(secretsName)
-	return v
-}
-
 // TestDamageIsMendedQuietly: what cannot be searched is unlocked first, where
 // that asks nobody, because unlocking puts it right.
 func TestDamageIsMendedQuietly(t *testing.T) {
 	for _, err := range []error{keyring.ErrLocked, keyring.ErrUnavailable} {
-		u := blindStore(t, err).user()
+		u := blindLogin{err: err, tpm: true}.serve(t).user()
 		u.search(map[string]string{"a": "b"})
-		u = blindStore(t, err).user()
+		u = blindLogin{err: err, tpm: true}.serve(t).user()
 		var found []path
 		u.ok(u.call(loginPath, collectionInterface+".SearchItems", map[string]string{"a": "b"}), &found)
 	}
@@ -120,7 +83,7 @@ func TestDamageIsMendedQuietly(t *testing.T) {
 // TestUnlistableKeyringIsListed: the user sees which one to unlock, and that
 // nobody knows how much is in it.
 func TestUnlistableKeyringIsListed(t *testing.T) {
-	v := blindStore(t, keyring.ErrUnavailable)
+	v := blindLogin{err: keyring.ErrUnavailable, tpm: true}.serve(t)
 	all, err := v.dial().Keyrings(t.Context())
 	if err != nil || len(all) != 2 {
 		t.Fatalf("%+v, %v", all, err)

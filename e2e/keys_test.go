@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyringd/keyringd/internal/bustest"
 	"github.com/keyringd/keyringd/internal/daemontest"
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/tpm/tpmtest"
 )
 
@@ -352,7 +353,7 @@ func TestSealedFiles(t *testing.T) {
 	bustest.Need(t, "dbus-monitor")
 	tpm := tpmtest.Start(t)
 	d := newDesk(t, tpm.ResourceManager().Address().String(), "--remember", "0")
-	var seen daemontest.Buffer
+	var seen logtest.Buffer
 	monitor := exec.CommandContext(t.Context(), "dbus-monitor", "--address", d.bus.Address, "--binary")
 	monitor.Stdout = &seen
 	if err := monitor.Start(); err != nil {

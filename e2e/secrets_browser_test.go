@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/keyringd/keyringd/internal/bustest"
-	"github.com/keyringd/keyringd/internal/daemontest"
+	"github.com/keyringd/keyringd/internal/logtest"
 )
 
 // screen starts an X server for the test and returns its display.
@@ -93,7 +93,7 @@ func (c cabinet) browse(display string, w *website) string {
 	cmd.Env = c.environ("DISPLAY=" + display)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	control := c.control(cmd)
-	var said daemontest.Buffer
+	var said logtest.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyringd/keyringd/internal/daemontest"
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/internal/secretstest"
 )
 
@@ -133,7 +134,7 @@ func TestReadOnlySecrets(t *testing.T) {
 		args = append([]string{"setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"}, args...)
 	}
 	cmd := c.command(args[0], args[1:]...)
-	var said daemontest.Buffer
+	var said logtest.Buffer
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/keyringd/keyringd/internal/bustest"
-	"github.com/keyringd/keyringd/internal/daemontest"
+	"github.com/keyringd/keyringd/internal/logtest"
 	"github.com/keyringd/keyringd/internal/secretstest"
 )
 
@@ -34,7 +34,7 @@ func TestSeahorse(t *testing.T) {
 	c := newCabinet(t, "none")
 	c.must("swordfish", "secret-tool", "store", "--label=Mail password", "user", "mia")
 	env := append(c.environ("DISPLAY="+screen(t)), "NO_AT_BRIDGE=0")
-	var said daemontest.Buffer
+	var said logtest.Buffer
 	start := func(name string, args ...string) {
 		t.Helper()
 		cmd := c.command(name, args...)

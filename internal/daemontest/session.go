@@ -20,6 +20,8 @@ import (
 	"time"
 
 	sshagent "golang.org/x/crypto/ssh/agent"
+
+	"github.com/keyringd/keyringd/internal/logtest"
 )
 
 // Binary is the keyringd under test, and Ctl the keyringctl; [Main] builds them.
@@ -48,10 +50,10 @@ func Main(m *testing.M) int {
 // A Session is one login session's worth: a home, key folder, and daemon.
 type Session struct {
 	tb     testing.TB
-	Dir    string // the home; short, as socket paths must be
-	Keys   string // the folder of key files
-	Socket string // the ssh-agent socket
-	Log    Buffer // what the daemon wrote to standard error
+	Dir    string         // the home; short, as socket paths must be
+	Keys   string         // the folder of key files
+	Socket string         // the ssh-agent socket
+	Log    logtest.Buffer // what the daemon wrote to standard error
 
 	// For the next Start:
 	SystemBus string   // address of the bus that a logind is on; "": there is none
@@ -240,26 +242,6 @@ func (s *Session) Must(name string, args ...string) string {
 		s.tb.Fatal(err)
 	}
 	return out
-}
-
-// A Buffer is text that a process writes and a test reads.
-type Buffer struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-// Write appends p.
-func (b *Buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-// String returns all that was written.
-func (b *Buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // PID is the daemon's process.
